@@ -1,0 +1,123 @@
+# Needs Python 3 and make; everything else comes from PyPI into .venv* beside this file.
+# A target installs again only after pyproject.toml or this file has changed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+AIRFLOW ?= apache-airflow>=3.3,<3.4
+OLDEST_AIRFLOW ?= apache-airflow==2.11.0
+# A constraints file for test-oldest and check-wheel, such as those of the MWAA images.
+CONSTRAINTS ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+OLDEST := .venv-oldest
+UV := $(VENV)/bin/uv
+READY := $(VENV)/.ready
+OLDEST_READY := $(OLDEST)/.ready
+CONSTRAIN := $(if $(CONSTRAINTS),--constraint $(abspath $(CONSTRAINTS)))
+
+# Without compiled modules each Airflow process takes 4 s longer to start.
+unexport PYTHONDONTWRITEBYTECODE
+unexport VIRTUAL_ENV
+
+.PHONY: help
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 18
+
+$(UV):
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check uv
+	touch $@
+
+$(READY): $(UV) pyproject.toml Makefile
+	$(UV) pip install --quiet --python $(VENV)/bin/python --editable '.[local]' \
+	  --group demo --group test --group lint '$(AIRFLOW)'
+	touch $@
+
+# Airflow 2.11 runs on Python 3.10 to 3.12, and MWAA's constraints are made for 3.12.
+FIND_OLDEST_PYTHON = \
+  for candidate in python3.12 "$$($(UV) python find --system --no-python-downloads 3.12 2>/dev/null || true)" \
+    "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12.*/bin/python $(PYTHON); do \
+    if "$$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; then \
+      "$$candidate" -c 'import sys; print(sys.executable)'; exit; \
+    fi; \
+  done; \
+  echo 'No Python 3.12 (nor 3.10 or 3.11) found, which Airflow 2.11 needs: install one as python3.12' >&2; exit 1
+
+# Its own file remembers the constraints, so that other ones lead to another installation.
+.PHONY: force
+$(OLDEST)/.constraints: force | $(UV)
+	@mkdir -p $(OLDEST)
+	@echo '$(OLDEST_AIRFLOW) $(CONSTRAINTS)' | cmp -s - $@ || echo '$(OLDEST_AIRFLOW) $(CONSTRAINTS)' > $@
+
+$(OLDEST_READY): $(OLDEST)/.constraints $(UV) pyproject.toml Makefile $(CONSTRAINTS)
+	@python="$$($(FIND_OLDEST_PYTHON))" && set -x && $(UV) venv --quiet --allow-existing --python "$$python" $(OLDEST)
+	$(UV) pip install --quiet --python $(OLDEST)/bin/python --editable '.[local]' \
+	  --group demo --group test '$(OLDEST_AIRFLOW)' $(CONSTRAIN)
+	touch $@
+
+.PHONY: test
+test: lint ## Lint, type-check and test with the newest Airflow
+	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(READY) ## Check style and types
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+
+.PHONY: format
+format: $(READY) ## Put the code into the common format
+	$(VENV)/bin/ruff check --fix-only
+	$(VENV)/bin/ruff format
+
+.PHONY: test-oldest
+test-oldest: $(OLDEST_READY) ## Test with the oldest Airflow supported; CONSTRAINTS=file pins the rest
+	$(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: demo
+demo: $(READY) ## Run a real DAG that runs a notebook on a Studio on this machine; FLAVOUR=classic for the old one
+	$(VENV)/bin/python example_dags/demo/run_demo.py $(if $(FLAVOUR),--flavour $(FLAVOUR))
+
+BENCH := .venv-bench
+.PHONY: bench
+bench: $(UV) ## Measure the client beside its peers; takes many minutes
+	$(UV) venv --quiet --allow-existing $(BENCH)
+	$(UV) pip install --quiet --python $(BENCH)/bin/python --editable '.[local]' --group bench
+	$(BENCH)/bin/python benchmarks/cells.py $(BENCH_ARGS)
+
+.PHONY: build
+build: $(UV) ## Build the wheel and the source distribution into dist/
+	rm -rf dist
+	$(UV) build --quiet
+	@ls dist/*
+
+# The built package in an empty environment, without extras: Airflow finds it and its modules import.
+WHEEL_PYTHON = import airflow_provider_smstudio.get_provider_info as p, importlib as i; \
+  info = p.get_provider_info(); \
+  [i.import_module(m) for k in ("operators", "sensors", "hooks") for x in info[k] for m in x["python-modules"]]
+
+.PHONY: check-wheel
+check-wheel: build ## Install the wheel with AIRFLOW=requirement and look whether Airflow finds it
+	rm -rf build/wheel
+	@python="$$($(FIND_OLDEST_PYTHON))" && set -x && $(UV) venv --quiet --python "$$python" build/wheel
+	$(UV) pip install --quiet --python build/wheel/bin/python dist/*.whl '$(AIRFLOW)' $(CONSTRAIN)
+	$(UV) pip check --quiet --python build/wheel/bin/python
+	AIRFLOW_HOME=$(CURDIR)/build/wheel/home build/wheel/bin/airflow providers list --output plain \
+	  > build/wheel/providers.txt
+	grep '^airflow-provider-smstudio ' build/wheel/providers.txt
+	cd build/wheel && AIRFLOW_HOME=$(CURDIR)/build/wheel/home bin/python -c '$(WHEEL_PYTHON)'
+
+.PHONY: check-resolution
+check-resolution: build ## Resolve the wheel together with Airflow under CONSTRAINTS=file AIRFLOW=requirement
+	printf '%s\n' ./$$(ls dist/*.whl) '$(AIRFLOW)' \
+	  | $(UV) pip compile --quiet --no-header --python-version 3.12 --output-file /dev/null $(CONSTRAIN) -
+
+.PHONY: clean
+clean: ## Remove everything that is made
+	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache .demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

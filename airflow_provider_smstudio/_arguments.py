@@ -1,0 +1,51 @@
+"""The arguments that every operator and sensor shares: which Studio, and with which AWS credentials."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_smstudio.hooks.studio import SageMakerStudioHook
+
+STUDIO_TEMPLATE_FIELDS = (
+    "studio_conn_id",
+    "domain_id",
+    "user_profile_name",
+    "space_name",
+    "app_type",
+    "aws_conn_id",
+    "region_name",
+    "verify",
+    "botocore_config",
+)
+"""The shared arguments, all of them templated."""
+
+
+class StudioArguments:
+    """Makes the hook of a task from its shared arguments.
+
+    ``aws_conn_id`` is an empty string where it was not given, not the hook's ``NOTSET``: Airflow before 3.3
+    serializes that object in a template field with its memory address, and would see a new version of the DAG
+    at each parse.
+    """
+
+    studio_conn_id: str | None
+    domain_id: str | None
+    user_profile_name: str | None
+    space_name: str | None
+    app_type: str | None
+    aws_conn_id: str | None
+    region_name: str | None
+    verify: bool | str | None
+    botocore_config: dict[str, Any] | None
+
+    def make_hook(self) -> SageMakerStudioHook:
+        """Return a new hook with the rendered arguments."""
+        from airflow_provider_smstudio.hooks.studio import SageMakerStudioHook
+
+        return SageMakerStudioHook(**{name: _as_text(getattr(self, name)) for name in STUDIO_TEMPLATE_FIELDS})
+
+
+def _as_text(value: Any) -> Any:
+    """Turn a number back into the text that it was: native templates make numbers of names such as ``12345``."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value

@@ -1,0 +1,76 @@
+"""What Airflow reads about this provider through the ``apache_airflow_provider`` entry point."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_INTEGRATION = "Amazon SageMaker Studio"
+
+# Keys are those of Airflow's provider_info.schema.json. Airflow 3.2+ draws the connection form from
+# `ui-field-behaviour` and `conn-fields` without importing the hook; older versions ask the hook's class
+# methods, which draw the same form from this very dict. `conn-fields` end up in the connection's extra.
+_CONNECTION_TYPE: dict[str, Any] = {
+    "connection-type": "sagemaker_studio",
+    "hook-class-name": "airflow_provider_smstudio.hooks.studio.SageMakerStudioHook",
+    "hook-name": "Amazon SageMaker Studio",
+    "ui-field-behaviour": {
+        "hidden-fields": ["port", "schema", "password"],
+        "relabeling": {"host": "Domain ID", "login": "User profile name"},
+        "placeholders": {"host": "d-xxxxxxxxxxxx", "login": "the user profile to log in as"},
+    },
+    "conn-fields": {
+        "space_name": {
+            "label": "Space name",
+            "description": "The JupyterLab space to run in. Leave empty for Studio Classic.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "app_type": {
+            "label": "App type",
+            "description": "JupyterLab: the app of a space. JupyterServer: Studio Classic, per user profile.",
+            "schema": {"type": "string", "enum": ["JupyterLab", "JupyterServer"], "default": "JupyterLab"},
+        },
+        "region_name": {
+            "label": "AWS region",
+            "description": "Of the domain. Empty: the AWS connection's, else boto3's default region.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "aws_conn_id": {
+            "label": "AWS connection",
+            "description": "The Airflow connection with the AWS credentials that ask for the login link.",
+            "schema": {"type": ["string", "null"], "default": "aws_default"},
+        },
+    },
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata, in a form that is valid on Airflow 2.11 to 3.3."""
+    return {
+        "package-name": "airflow-provider-smstudio",
+        "name": "SageMaker Studio notebooks",
+        "description": "Run SageMaker Studio notebooks, cell by cell, on the user's own Studio.",
+        "integrations": [
+            {
+                "integration-name": _INTEGRATION,
+                "external-doc-url": "https://docs.aws.amazon.com/sagemaker/latest/dg/studio-updated.html",
+                "tags": ["aws"],
+            }
+        ],
+        "operators": [
+            {
+                "integration-name": _INTEGRATION,
+                "python-modules": [
+                    "airflow_provider_smstudio.operators.cleanup",
+                    "airflow_provider_smstudio.operators.notebook",
+                ],
+            }
+        ],
+        "sensors": [
+            {"integration-name": _INTEGRATION, "python-modules": ["airflow_provider_smstudio.sensors.app"]}
+        ],
+        "hooks": [
+            {"integration-name": _INTEGRATION, "python-modules": ["airflow_provider_smstudio.hooks.studio"]}
+        ],
+        "connection-types": [_CONNECTION_TYPE],
+        "extra-links": ["airflow_provider_smstudio.links.notebook.SageMakerStudioNotebookLink"],
+    }

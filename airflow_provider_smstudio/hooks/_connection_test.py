@@ -1,0 +1,135 @@
+"""What the connection form's Test button finds out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_smstudio._compat import AirflowNotFoundException
+from airflow_provider_smstudio.studio.app_types import JUPYTER_LAB, JUPYTER_SERVER
+from airflow_provider_smstudio.studio.errors import ControlPlaneError, StudioError
+
+if TYPE_CHECKING:
+    from airflow_provider_smstudio.hooks.studio import SageMakerStudioHook, StudioSettings
+
+_DENIED = ("AccessDenied", "AccessDeniedException")
+
+
+class _Unfit(Exception):  # noqa: N818 - an answer, not an error of this program
+    """Something that speaks against running notebooks there; its text is the answer."""
+
+
+def check_connection(hook: SageMakerStudioHook) -> tuple[bool, str]:
+    """Check what can be checked without starting anything or logging in.
+
+    Never raises, and tells no secret.
+
+    :param hook: the hook whose connection is tested.
+    :return: whether nothing speaks against it, and all findings as one text.
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    findings: list[str] = []
+    try:
+        settings = hook.settings
+        for check in (_domain, _user_profile, _space, _app):
+            finding = check(hook, settings)
+            if finding:
+                findings.append(finding)
+    except (_Unfit, StudioError, AirflowNotFoundException, BotoCoreError, ClientError) as err:
+        # AWS repeats a badly signed request, session token and all, from the second line on.
+        return False, ". ".join([*findings, str(err).splitlines()[0]])
+    except Exception as err:
+        # Of an unknown error the text may hold anything, so only its kind is shown.
+        hook.log.warning("Testing the connection failed", exc_info=True)
+        return False, ". ".join([*findings, f"Unexpected {type(err).__name__}; the log has the details"])
+    return True, ". ".join(findings)
+
+
+def _describe(what: str, call: Callable[..., dict[str, Any]], **ids: str) -> dict[str, Any] | None:
+    """Return what the SageMaker API tells about a resource; None if telling is not permitted.
+
+    :raises _Unfit: if the resource does not exist or is not in service.
+    :raises ClientError: if the credentials are not accepted, or the call failed otherwise.
+    """
+    from botocore.exceptions import ClientError
+
+    try:
+        answer = call(**ids)
+    except ClientError as err:
+        code = err.response.get("Error", {}).get("Code", "")
+        if code in _DENIED:
+            return None
+        if code in ("ResourceNotFound", "ResourceNotFoundException"):
+            raise _Unfit(f"{what} does not exist in this account and region") from err
+        raise
+    status = answer.get("Status")
+    if status != "InService":
+        raise _Unfit(f"{what} is {status}: {answer.get('FailureReason') or 'no reason given'}")
+    return answer
+
+
+def _not_permitted(what: str, action: str) -> str:
+    return f"{what}: not checked, the credentials lack sagemaker:{action}"
+
+
+def _domain(hook: SageMakerStudioHook, settings: StudioSettings) -> str:
+    what = f"Domain {settings.domain_id}"
+    domain = _describe(what, hook.sagemaker_client.describe_domain, DomainId=settings.domain_id)
+    if domain is None:
+        return _not_permitted(what, "DescribeDomain")
+    if domain.get("AuthMode") == "SSO":
+        raise _Unfit(
+            f"{what} logs in with IAM Identity Center, for which AWS makes no presigned URLs; "
+            "a domain with AuthMode IAM is needed"
+        )
+    return f"{what} is in service"
+
+
+def _user_profile(hook: SageMakerStudioHook, settings: StudioSettings) -> str:
+    what = f"User profile {settings.user_profile_name}"
+    profile = _describe(
+        what,
+        hook.sagemaker_client.describe_user_profile,
+        DomainId=settings.domain_id,
+        UserProfileName=settings.user_profile_name,
+    )
+    if profile is None:
+        return _not_permitted(what, "DescribeUserProfile")
+    return f"{what} is in service"
+
+
+def _space(hook: SageMakerStudioHook, settings: StudioSettings) -> str:
+    if settings.space_name is None:
+        return ""
+    what = f"Space {settings.space_name}"
+    space = _describe(
+        what,
+        hook.sagemaker_client.describe_space,
+        DomainId=settings.domain_id,
+        SpaceName=settings.space_name,
+    )
+    if space is None:
+        return _not_permitted(what, "DescribeSpace")
+    app_type = space.get("SpaceSettings", {}).get("AppType") or JUPYTER_LAB
+    if app_type != JUPYTER_LAB:
+        raise _Unfit(f"{what} is made for {app_type}, not for {JUPYTER_LAB}")
+    private = space.get("SpaceSharingSettings", {}).get("SharingType") == "Private"
+    owner = space.get("OwnershipSettings", {}).get("OwnerUserProfileName")
+    if private and owner and owner != settings.user_profile_name:
+        raise _Unfit(f"{what} is private to the user profile {owner}, not to {settings.user_profile_name}")
+    return f"{what} is in service"
+
+
+def _app(hook: SageMakerStudioHook, settings: StudioSettings) -> str:
+    what = "The JupyterServer app" if settings.app_type == JUPYTER_SERVER else "The space's JupyterLab app"
+    try:
+        state = hook.get_studio().describe_app()
+    except ControlPlaneError as err:
+        if err.code in _DENIED:
+            return _not_permitted(what, "DescribeApp")
+        raise
+    if state.status in ("Deleted", "NotFound"):
+        return f"{what} is stopped; a run needs it started"
+    reason = f" ({state.failure_reason})" if state.failure_reason else ""
+    return f"{what} is {state.status}{reason}"

@@ -1,0 +1,294 @@
+"""From Airflow's connections to a client of one Studio."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_smstudio._compat import NOTSET, ArgNotSet, BaseHook, mask_secret
+from airflow_provider_smstudio.get_provider_info import get_provider_info
+from airflow_provider_smstudio.studio.app_types import JUPYTER_LAB, JUPYTER_SERVER
+from airflow_provider_smstudio.studio.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+
+    from airflow_provider_smstudio.studio.client import Studio
+
+_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
+_DOMAIN_ID = re.compile(r"d-(-*[a-z0-9]){1,61}")
+_MAX_LENGTH = 63
+
+
+@dataclass(frozen=True)
+class StudioSettings:
+    """Which Studio, and with whose AWS credentials; argument and connection put together.
+
+    :ivar domain_id: the domain's ID, such as ``d-abc123``.
+    :ivar user_profile_name: the user profile to log in as.
+    :ivar space_name: the JupyterLab space; None for Classic.
+    :ivar app_type: ``JupyterLab`` or ``JupyterServer`` (Classic).
+    :ivar aws_conn_id: the AWS connection; None for boto3's own credential chain.
+    :ivar region_name: the AWS region; None for the AWS connection's.
+    """
+
+    domain_id: str
+    user_profile_name: str
+    space_name: str | None
+    app_type: str
+    aws_conn_id: str | None
+    region_name: str | None
+
+
+class SageMakerStudioHook(BaseHook):
+    """Makes the client of one user's Studio out of Airflow's connections.
+
+    Nothing is read, imported or called before the first use. Each argument that is given goes before the
+    field of the Studio connection; an empty string counts as not given, so that a template may yield it.
+    Without any connection (``studio_conn_id=None``) none is looked up.
+
+    :param studio_conn_id: the connection of type ``sagemaker_studio``: host is the domain's ID, login the
+        user profile's name; extra may hold ``space_name``, ``app_type``, ``region_name``, ``aws_conn_id``.
+    :param domain_id: the domain's ID, such as ``d-abc123``.
+    :param user_profile_name: the user profile to log in as.
+    :param space_name: the space whose JupyterLab app is used. Required for JupyterLab, refused for Classic.
+    :param app_type: ``JupyterLab`` (default), or ``JupyterServer`` for Studio Classic.
+    :param aws_conn_id: the AWS connection that the SageMaker and S3 clients use; None for boto3's own
+        credential chain. Default: that of the Studio connection, else ``aws_default``.
+    :param region_name: the domain's AWS region. Default: the Studio connection's, then the AWS
+        connection's, then boto3's.
+    :param verify: how the AWS API's certificates are checked, as in the amazon provider. A path of a CA
+        bundle is used for the connection to Studio as well; False is not, there TLS is always verified.
+    :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients.
+    """
+
+    conn_name_attr = "studio_conn_id"
+    default_conn_name = "sagemaker_studio_default"
+    conn_type = "sagemaker_studio"
+    hook_name = "Amazon SageMaker Studio"
+
+    def __init__(
+        self,
+        studio_conn_id: str | None = None,
+        *,
+        domain_id: str | None = None,
+        user_profile_name: str | None = None,
+        space_name: str | None = None,
+        app_type: str | None = None,
+        aws_conn_id: str | None | ArgNotSet = NOTSET,
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.studio_conn_id = studio_conn_id
+        self.domain_id = domain_id
+        self.user_profile_name = user_profile_name
+        self.space_name = space_name
+        self.app_type = app_type
+        self.aws_conn_id = aws_conn_id
+        self.region_name = region_name
+        self.verify = verify
+        self.botocore_config = botocore_config
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(studio_conn_id={self.studio_conn_id!r}, domain_id={self.domain_id!r}, "
+            f"user_profile_name={self.user_profile_name!r}, space_name={self.space_name!r})"
+        )
+
+    @cached_property
+    def settings(self) -> StudioSettings:
+        """The arguments and the connection put together and checked.
+
+        :raises AirflowNotFoundException: if there is no such Studio connection.
+        :raises InvalidInputError: if a field is missing, malformed, or does not go with the app type.
+        """
+        fields: dict[str, Any] = {}
+        if self.studio_conn_id:
+            connection = self.get_connection(self.studio_conn_id)
+            fields = {**connection.extra_dejson}
+            fields["domain_id"] = connection.host
+            fields["user_profile_name"] = connection.login
+        settings = StudioSettings(
+            domain_id=self.domain_id or fields.get("domain_id") or "",
+            user_profile_name=self.user_profile_name or fields.get("user_profile_name") or "",
+            space_name=self.space_name or fields.get("space_name") or None,
+            app_type=self.app_type or fields.get("app_type") or JUPYTER_LAB,
+            aws_conn_id=self._aws_conn_id(fields),
+            region_name=self.region_name or fields.get("region_name") or None,
+        )
+        self._check(settings)
+        return settings
+
+    def _aws_conn_id(self, fields: dict[str, Any]) -> str | None:
+        for given in (self.aws_conn_id, fields.get("aws_conn_id", NOTSET)):
+            if given is None:
+                return None
+            if given and not isinstance(given, ArgNotSet):
+                return str(given)
+        return "aws_default"
+
+    def _check(self, settings: StudioSettings) -> None:
+        """Refuse what the service would refuse, before anything is called.
+
+        :raises InvalidInputError: naming the field, the value, and what to do.
+        """
+        where = f"the connection {self.studio_conn_id!r}" if self.studio_conn_id else "a Studio connection"
+        _check_name("domain_id", settings.domain_id, _DOMAIN_ID, "d-abc123xyz", f"host of {where}")
+        _check_name("user_profile_name", settings.user_profile_name, _NAME, "jane-doe", f"login of {where}")
+        if settings.app_type not in (JUPYTER_LAB, JUPYTER_SERVER):
+            raise InvalidInputError(
+                f"app_type {settings.app_type!r} is not known: use {JUPYTER_LAB!r} (the app of a space) or "
+                f"{JUPYTER_SERVER!r} (Studio Classic), as argument or in the extra of {where}"
+            )
+        if settings.app_type == JUPYTER_LAB:
+            _check_name("space_name", settings.space_name or "", _NAME, "my-space", f"extra of {where}")
+        elif settings.space_name:
+            raise InvalidInputError(
+                f"space_name {settings.space_name!r} does not go with app_type {JUPYTER_SERVER!r}: Studio Classic "
+                f"has one app per user profile. Remove space_name from the arguments and from the extra of "
+                f"{where}, or use app_type {JUPYTER_LAB!r}"
+            )
+
+    def aws_hook(self, client_type: str) -> AwsGenericHook[Any]:
+        """Return the amazon provider's hook for one AWS service.
+
+        It brings roles, sessions, endpoints and the service config of the AWS connection along.
+
+        :param client_type: the boto3 client's name, such as ``sagemaker``.
+        """
+        from airflow.providers.amazon.aws.hooks.base_aws import AwsBaseHook
+
+        return AwsBaseHook(
+            aws_conn_id=self.settings.aws_conn_id,
+            client_type=client_type,
+            region_name=self.settings.region_name,
+            verify=self.verify,
+            config=self.botocore_config,
+        )
+
+    @cached_property
+    def _sagemaker_hook(self) -> AwsGenericHook[Any]:
+        return self.aws_hook("sagemaker")
+
+    @property
+    def sagemaker_client(self) -> Any:
+        """The boto3 client of the SageMaker API.
+
+        :raises InvalidInputError: if the settings are not sound, or no AWS region is known.
+        """
+        return _client(self._sagemaker_hook)
+
+    @cached_property
+    def studio(self) -> Studio:
+        """The client of the user's Studio; made once per hook. Nothing is called while making it.
+
+        :raises AirflowNotFoundException: if there is no such Studio connection.
+        :raises InvalidInputError: if the settings are not sound.
+        """
+        from airflow_provider_smstudio.studio.client import Studio
+
+        settings = self.settings
+        verify = self._sagemaker_hook.verify
+        return Studio(
+            self.sagemaker_client,
+            domain_id=settings.domain_id,
+            user_profile_name=settings.user_profile_name,
+            space_name=settings.space_name,
+            app_type=settings.app_type,
+            # A lax setting for the AWS API must not expose Studio's login: only a CA bundle is passed on.
+            verify=verify if isinstance(verify, str) else True,
+            s3_client_factory=lambda: _client(self.aws_hook("s3")),
+            region_name=self.sagemaker_client.meta.region_name,
+            # Whatever a library or a notebook prints, Airflow's logs show no login.
+            on_secret=mask_secret,
+        )
+
+    def get_studio(self) -> Studio:
+        """Return the client of the user's Studio, the same on each call; the caller closes it.
+
+        :raises AirflowNotFoundException: if there is no such Studio connection.
+        :raises InvalidInputError: if the settings are not sound, or no AWS region is known.
+        """
+        return self.studio
+
+    def get_conn(self) -> Studio:
+        """Return the client of the user's Studio, as :meth:`get_studio`."""
+        return self.studio
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Check the settings, the credentials, and what may be seen of domain, user profile, space and app.
+
+        Starts nothing and logs in nowhere. A permission that is lacking is told, and no failure: a run
+        only needs ``sagemaker:CreatePresignedDomainUrl``.
+
+        :return: whether nothing speaks against running notebooks there, and all findings as one text.
+        """
+        from airflow_provider_smstudio.hooks._connection_test import check_connection
+
+        return check_connection(self)
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return how Airflow before 3.2 draws the standard fields of the connection form."""
+        behaviour = _connection_type()["ui-field-behaviour"]
+        return {key.replace("-", "_"): value for key, value in behaviour.items()}
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the extra fields of the connection form of Airflow before 3.2."""
+        from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
+        from flask_babel import lazy_gettext
+        from wtforms import StringField
+        from wtforms.validators import Optional, any_of
+
+        widgets = {}
+        for name, field in _connection_type()["conn-fields"].items():
+            schema = field["schema"]
+            widgets[name] = StringField(
+                lazy_gettext(field["label"]),
+                widget=BS3TextFieldWidget(),
+                description=field["description"],
+                default=schema.get("default"),
+                validators=[Optional(), *([any_of(schema["enum"])] if "enum" in schema else [])],
+            )
+        return widgets
+
+
+def _client(aws_hook: AwsGenericHook[Any]) -> Any:
+    """Return the boto3 client of an AWS hook, which makes it once.
+
+    :raises InvalidInputError: if no AWS region is known.
+    """
+    from botocore.exceptions import NoRegionError
+
+    try:
+        return aws_hook.get_conn()
+    except NoRegionError as err:
+        raise InvalidInputError(
+            "The AWS region of the Studio domain is not known: set region_name as argument, in the extra "
+            "of the Studio connection or of the AWS connection, or AWS_DEFAULT_REGION on the worker"
+        ) from err
+
+
+def _connection_type() -> dict[str, Any]:
+    connection_type: dict[str, Any] = get_provider_info()["connection-types"][0]
+    return connection_type
+
+
+def _check_name(field: str, value: object, pattern: re.Pattern[str], example: str, place: str) -> None:
+    """Refuse an identifier that the SageMaker API would refuse.
+
+    :raises InvalidInputError: if it is missing or malformed.
+    """
+    if not value:
+        raise InvalidInputError(f"{field} is missing: give it as argument or as the {place}")
+    if not isinstance(value, str) or len(value) > _MAX_LENGTH or not pattern.fullmatch(value):
+        raise InvalidInputError(
+            f"{field} {value!r} is not valid: it must look like {example!r} (at most {_MAX_LENGTH} "
+            f"characters, pattern {pattern.pattern}). It is taken from the argument or from the {place}"
+        )

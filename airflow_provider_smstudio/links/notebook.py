@@ -1,0 +1,50 @@
+"""The button that opens the executed notebook in Studio."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from airflow_provider_smstudio._compat import BaseOperatorLink, XCom
+
+if TYPE_CHECKING:
+    from airflow_provider_smstudio._compat import BaseOperator, Context
+
+
+class SageMakerStudioNotebookLink(BaseOperatorLink):
+    """Opens the executed notebook in the Studio that runs it.
+
+    :meth:`persist` stores the address when the run begins, so that the button works while the task still
+    runs: Airflow 3 reads the XCom :data:`XCOM_KEY` directly and fills it from :meth:`get_link` only after
+    the task; Airflow 2 calls :meth:`get_link` whenever it shows the task.
+    """
+
+    name = "Executed notebook"
+
+    #: The XCom under which Airflow 3 looks for this class's address.
+    XCOM_KEY = "_link_SageMakerStudioNotebookLink"
+
+    @classmethod
+    def persist(cls, context: Context, url: str) -> None:
+        """Store the address for the button.
+
+        :param context: the context of the running task instance.
+        :param url: the address, as ``JupyterServer.output_url`` makes it.
+        :raises ValueError: if the address carries a query, a fragment or a password. A presigned URL does,
+            and everybody who may see the task could log in with it.
+        """
+        parts = urlsplit(url)
+        if "?" in url or "#" in url or parts.username or parts.password:
+            raise ValueError(
+                "The link to the executed notebook must be a plain address without query, fragment or login; "
+                f"refused one to {parts.hostname}{parts.path}"
+            )
+        context["ti"].xcom_push(key=cls.XCOM_KEY, value=url)
+
+    def get_link(self, operator: BaseOperator, *, ti_key: object) -> str:
+        """Return the stored address, or an empty string (no button) when the run has not begun.
+
+        :param operator: the task's operator (not used).
+        :param ti_key: which task instance.
+        """
+        return XCom.get_value(ti_key=ti_key, key=self.XCOM_KEY) or ""

@@ -1,0 +1,77 @@
+"""Classic as seen from this process: the files through which it and its Jupyter server know of each other."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from airflow_provider_smstudio.local.apps import AppRecord
+from airflow_provider_smstudio.local.images import ClassicImage
+from airflow_provider_smstudio.local.switches import Switches
+from airflow_provider_smstudio.local.wire import fetch
+
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+
+# Appended to the Jupyter server's configuration.
+_CONFIG = """
+import sys
+sys.path.append({package_root!r})
+from airflow_provider_smstudio.local.classic import configure
+configure(c, {folder!r})
+"""
+
+
+class ClassicSide:
+    """Writes what the Classic server needs to know, reads what it tells.
+
+    :param folder: private folder for the exchanged files.
+    """
+
+    def __init__(self, folder: Path, region: str, images: Sequence[ClassicImage], switches: Switches) -> None:
+        self._folder = folder
+        self._region = region
+        self._images = images
+        self._switches = switches
+
+    def prepare(self) -> str:
+        """Write the files for a new server; return what its configuration must hold."""
+        self._folder.mkdir(exist_ok=True)
+        (self._folder / "apps.json").unlink(missing_ok=True)
+        settings = [image.settings(self._region) for image in self._images]
+        (self._folder / "images.json").write_text(json.dumps(settings))
+        self._write_switches()
+        self._switches.watch(self._write_switches)
+        return _CONFIG.format(package_root=_PACKAGE_ROOT, folder=str(self._folder))
+
+    def _write_switches(self) -> None:
+        # Under a name of its own, then moved: the server never reads half a file.
+        new = self._folder / f"switches-{secrets.token_hex(4)}"
+        new.write_text(json.dumps(asdict(self._switches)))
+        new.replace(self._folder / "switches.json")
+
+    def records(self, owner: str) -> list[AppRecord]:
+        """The KernelGateway apps that the server told of."""
+        path = self._folder / "apps.json"
+        if not path.exists():
+            return []
+        return [
+            AppRecord(
+                "KernelGateway",
+                app["app_name"],
+                "UserProfileName",
+                owner,
+                app["status"],
+                app["created"],
+                {"InstanceType": app["instance_type"], "SageMakerImageArn": app["environment_arn"]},
+            )
+            for app in json.loads(path.read_text())
+        ]
+
+    async def delete_app(self, port: int, base: str, name: str) -> None:
+        """Delete a KernelGateway app, as the control plane."""
+        xsrf = secrets.token_hex(16)
+        fields = [("Cookie", f"_xsrf={xsrf}"), ("X-XSRFToken", xsrf)]
+        await fetch(port, "DELETE", f"{base}/sagemaker/api/apps/{name}", fields)

@@ -1,0 +1,440 @@
+"""The local Studio as one object."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import shutil
+import signal as signals
+import tempfile
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import boto3.session
+
+from airflow_provider_smstudio.local.apps import AppRecord, AppSlot
+from airflow_provider_smstudio.local.classic_side import ClassicSide
+from airflow_provider_smstudio.local.control import ControlPlane
+from airflow_provider_smstudio.local.door import Door, SignIn
+from airflow_provider_smstudio.local.faults import Faults, Hold, OnRequest, Registration
+from airflow_provider_smstudio.local.idle import IdleShutdown
+from airflow_provider_smstudio.local.images import CLASSIC_IMAGES, ClassicImage, distribution_arn
+from airflow_provider_smstudio.local.jupyter import JupyterServer, Layout, check_installed
+from airflow_provider_smstudio.local.login import Logins
+from airflow_provider_smstudio.local.processes import kernel_pid
+from airflow_provider_smstudio.local.switches import Switches
+from airflow_provider_smstudio.local.threads import run_on
+from airflow_provider_smstudio.local.websockets import Websocket
+from airflow_provider_smstudio.local.wire import WireError, fetch
+from airflow_provider_smstudio.local.world import World
+
+T = TypeVar("T")
+
+APP_STATUSES = ("InService", "Stopped", "Missing", "Pending", "Failed")
+FLAVOURS = {"jupyterlab": "JupyterLab", "classic": "JupyterServer"}
+
+
+class LocalStudio:
+    """A Studio on this machine: control plane, front door and real Jupyter servers.
+
+    Everything listens on the loopback interface only and ends with the ``with`` block. One thread of this
+    process serves the control plane and the doors; each Jupyter server is a process of its own.
+
+    :param flavour: ``"jupyterlab"`` (new Studio: one space with a JupyterLab app) or ``"classic"`` (one
+        user profile with a JupyterServer app).
+    :param home: folder to serve as the Studio home; default: a new one, removed at the end.
+    :param app_status: the app's status at the start: ``"InService"`` (its server answers), ``"Stopped"`` (an
+        app that was deleted and is still listed), ``"Missing"`` (there never was one), ``"Pending"`` (for
+        ever) or ``"Failed"``.
+    :param app_start_delay: seconds for which a created app stays Pending, at least; not applied to the start
+        of this object itself.
+    :param server_args: arguments to add to the Jupyter server's command line, such as
+        ``"--ZMQChannelsWebsocketConnection.limit_rate=False"``.
+    :param images: the images of a Classic domain, the first being the default.
+    :param switches: initial values for :class:`Switches`.
+    """
+
+    def __init__(
+        self,
+        flavour: str = "jupyterlab",
+        home: Path | str | None = None,
+        *,
+        domain_id: str = "d-localstudio",
+        user_profile_name: str = "demo-user",
+        space_name: str = "demo-space",
+        region: str = "us-east-1",
+        app_status: str = "InService",
+        app_start_delay: float = 0.0,
+        server_args: Sequence[str] = (),
+        images: Sequence[ClassicImage] = CLASSIC_IMAGES,
+        **switches: Any,
+    ) -> None:
+        if flavour not in FLAVOURS:
+            raise ValueError(f"flavour must be one of {', '.join(FLAVOURS)}, not {flavour!r}")
+        if app_status not in APP_STATUSES:
+            raise ValueError(f"app_status must be one of {', '.join(APP_STATUSES)}, not {app_status!r}")
+        self.flavour = flavour
+        self.domain_id = domain_id
+        self.user_profile_name = user_profile_name
+        self.space_name = space_name
+        self.region = region
+        self.switches = Switches(app_start_delay=app_start_delay, **switches)
+        self.presigned_urls_issued = 0
+        self._app_status = app_status
+        self._server_args = list(server_args)
+        self._wanted_home = Path(home).resolve() if home is not None else None
+        self._images = images
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._idle_watch: asyncio.Task[None] | None = None
+        self._pid = 0
+        self._client: Any = None
+
+    # ---- start and stop ----------------------------------------------------------------------------------
+
+    def start(self) -> LocalStudio:
+        """Start everything; returns once the app has the wanted status.
+
+        :raises JupyterMissingError: without the ``local`` extra.
+        """
+        if self._loop is not None:
+            raise RuntimeError("the local Studio is already running")
+        check_installed()
+        self._pid = os.getpid()
+        root = Path(tempfile.mkdtemp(prefix="smstudio-local-")).resolve()
+        self._layout = Layout(root, self._wanted_home or root / "home", remove=root)
+        self._layout.make()
+        self._build()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run_loop, name="smstudio-local", daemon=True)
+        self._thread.start()
+        atexit.register(self.stop)
+        try:
+            self._call(self._open())
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _build(self) -> None:
+        classic = self.flavour == "classic"
+        app_type = FLAVOURS[self.flavour]
+        base = "/jupyter/default" if classic else "/jupyterlab/default"
+        self._logins = Logins(self.user_profile_name)
+        self._sign_in = SignIn()
+        self._classic = ClassicSide(self._layout.root / "classic", self.region, self._images, self.switches)
+        spec = {"InstanceType": "system"}
+        if not classic:
+            spec = {"InstanceType": "ml.t3.medium", "SageMakerImageArn": distribution_arn(self.region)}
+
+        def new_server() -> JupyterServer:
+            config = self._classic.prepare() if classic else ""
+            return JupyterServer(self._layout, app_type, base, config, self._server_args)
+
+        owner_key, owner = (
+            ("UserProfileName", self.user_profile_name) if classic else ("SpaceName", self.space_name)
+        )
+        self._slot = AppSlot(app_type, owner_key, owner, base, self.switches, new_server, spec)
+        self._faults = Faults(self.switches, base)
+        self._idle = IdleShutdown(self._slot, self.switches)
+        self._door = self._new_door("app", self._slot, self._faults)
+        self._web_ui = self._new_door("web-ui", None)
+        self._world = World(
+            classic,
+            self.region,
+            self.domain_id,
+            self.user_profile_name,
+            self.space_name,
+            self.switches,
+            self._logins,
+            self._slot,
+            self._door,
+            self._web_ui,
+            self._kernel_apps,
+            self._delete_kernel_app,
+        )
+        self._control = ControlPlane(self._world, self._count_link)
+        self._listeners = [part.listener for part in (self._control, self._door, self._web_ui, self._sign_in)]
+
+    def _new_door(self, name: str, slot: AppSlot | None, faults: Faults | None = None) -> Door:
+        return Door(name, slot, self._logins, self.switches, lambda: self._sign_in.url, faults)
+
+    def _run_loop(self) -> None:
+        assert self._loop is not None  # noqa: S101
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+
+    async def _open(self) -> None:
+        for listener in self._listeners:
+            await listener.start()
+        if self._app_status == "InService":
+            await self._start_now()
+        elif self._app_status == "Stopped":
+            self._slot.put_record("Deleted")
+        elif self._app_status == "Failed":
+            self._slot.put_record("Failed", "InternalFailure")
+        elif self._app_status == "Pending":
+            self._slot.put_record("Pending")
+        self._idle_watch = asyncio.get_running_loop().create_task(self._idle.run())
+
+    async def _start_now(self) -> None:
+        self._slot.create(None, delay=0.0)
+        await self._slot.settled()
+        record = self._slot.record
+        if record is None or record.status != "InService":
+            raise RuntimeError(f"the local Studio did not start: {record.failure_reason if record else ''}")
+
+    def stop(self) -> None:
+        """End everything, with every kernel, and remove the private files. Harmless when already stopped."""
+        loop, thread = self._loop, self._thread
+        # In a forked child the thread does not exist and the files belong to the parent.
+        if loop is None or thread is None or os.getpid() != self._pid:
+            return
+        self._loop = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        try:
+            asyncio.run_coroutine_threadsafe(self._close(), loop).result(timeout=30)
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(timeout=10)
+            loop.close()
+            atexit.unregister(self.stop)
+            shutil.rmtree(self._layout.root, ignore_errors=True)
+
+    async def _close(self) -> None:
+        if self._idle_watch is not None:
+            self._idle_watch.cancel()
+            await asyncio.gather(self._idle_watch, return_exceptions=True)
+        await self._slot.shutdown()
+        for listener in self._listeners:
+            await listener.stop()
+        # Transports close in callbacks of the next rounds of the loop.
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    def __enter__(self) -> LocalStudio:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _call(self, job: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None:
+            job.close()
+            raise RuntimeError("the local Studio is not running")
+        if threading.current_thread() is self._thread:
+            job.close()
+            raise RuntimeError("a callback of the local Studio cannot wait for it; do this from another thread")
+        return asyncio.run_coroutine_threadsafe(job, self._loop).result()
+
+    def _on_loop(self, function: Callable[[], T]) -> T:
+        if self._loop is None:
+            raise RuntimeError("the local Studio is not running")
+        return run_on(self._loop, function)
+
+    # ---- what a client needs -----------------------------------------------------------------------------
+
+    @property
+    def home(self) -> Path:
+        """The folder served as the Studio home."""
+        return self._layout.home
+
+    @property
+    def endpoint_url(self) -> str:
+        """The control plane's URL."""
+        return f"http://127.0.0.1:{self._control.listener.port}"
+
+    @property
+    def door_url(self) -> str:
+        """Scheme and host of the front door of the space or of the Classic domain."""
+        return self._door.url
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that point an unmodified boto3, and this project's examples, to this Studio."""
+        variables = {
+            "AWS_ENDPOINT_URL_SAGEMAKER": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": "local-studio",
+            "AWS_SECRET_ACCESS_KEY": "local-studio",
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_REGION": self.region,
+            "SMSTUDIO_DOMAIN_ID": self.domain_id,
+            "SMSTUDIO_USER_PROFILE_NAME": self.user_profile_name,
+            "SMSTUDIO_HOME": str(self.home),
+            "SMSTUDIO_APP_TYPE": self._slot.app_type,
+        }
+        if not self._world.classic:
+            variables["SMSTUDIO_SPACE_NAME"] = self.space_name
+        return variables
+
+    def client(self) -> Any:
+        """The boto3 client for this Studio's control plane; always the same one, closed by :meth:`stop`."""
+        if self._client is None:
+            key = self.environment["AWS_SECRET_ACCESS_KEY"]
+            session = boto3.session.Session(key, key, region_name=self.region)
+            self._client = session.client("sagemaker", endpoint_url=self.endpoint_url)
+        return self._client
+
+    # ---- a look behind the door --------------------------------------------------------------------------
+
+    @property
+    def server_url(self) -> str:
+        """The Jupyter server's own URL with its base path, which asks for no login.
+
+        :raises RuntimeError: while no server runs.
+        """
+        server = self._slot.server
+        if server is None:
+            raise RuntimeError(f"no Jupyter server is running; the app is {self.app_status}")
+        return server.url
+
+    @property
+    def server_log(self) -> str:
+        """What the app's servers have logged so far."""
+        path = self._layout.root / "server.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def kernels(self) -> list[dict[str, Any]]:
+        """The kernels on the server, asked behind the door; empty while no server runs."""
+        return self._call(self._list("kernels"))
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """The sessions on the server, asked behind the door; empty while no server runs."""
+        return self._call(self._list("sessions"))
+
+    async def _list(self, what: str) -> list[dict[str, Any]]:
+        port = self._slot.port
+        if port is None:
+            return []
+        try:
+            _, answer = await fetch(port, "GET", f"{self._slot.base}/api/{what}")
+        except (OSError, WireError):
+            return []
+        return list(answer or [])
+
+    @property
+    def app_status(self) -> str:
+        """The status of the space's JupyterLab app or of Classic's JupyterServer; empty if there is none."""
+        return self._slot.status
+
+    def apps(self) -> list[dict[str, Any]]:
+        """Every app that the control plane knows, Classic's KernelGateway apps included."""
+        return self._call(self._apps())
+
+    async def _apps(self) -> list[dict[str, Any]]:
+        return [record.summary() for record in self._world.records()]
+
+    def secrets(self) -> list[str]:
+        """Every token, login cookie and XSRF value ever handed out, and the beginning of every token."""
+        return list(self._logins.handed_out)
+
+    def _count_link(self) -> None:
+        self.presigned_urls_issued += 1
+
+    # ---- what can happen to a Studio ---------------------------------------------------------------------
+
+    def start_app(self) -> None:
+        """Start the app, with no delay, and wait until it is InService. Nothing happens if it is already."""
+        self._call(self._start_app())
+
+    async def _start_app(self) -> None:
+        if self._slot.status != "InService":
+            await self._start_now()
+
+    def stop_app(self) -> None:
+        """Delete the app and wait until it is Deleted, as an idle shutdown does."""
+        self._call(self._stop_app())
+
+    async def _stop_app(self) -> None:
+        if self._slot.record is not None and self._slot.status != "Deleted":
+            self._slot.delete()
+            await self._slot.settled()
+
+    def fail_app(self, reason: str) -> None:
+        """Kill the app's server and make the app Failed with this FailureReason."""
+        self._call(self._slot.fail(reason))
+
+    def expire_logins(self) -> None:
+        """End every login at once; with ``cut_websockets_at_expiry`` also their open websockets."""
+        self._call(self._expire_logins())
+
+    async def _expire_logins(self) -> None:
+        self._logins.expire_all()
+        if self.switches.cut_websockets_at_expiry:
+            self._door.cut_websockets()
+
+    # ---- what can go wrong with a connection, a request or a process ---------------------------------------
+
+    def websockets(self) -> list[Websocket]:
+        """The open websockets of kernels, oldest first; each can be ``cut``."""
+        return self._on_loop(self._door.websockets.listed)
+
+    def cut_websockets(self, how: str = "reset", *, kernel_id: str | None = None) -> int:
+        """Break the open websockets of kernels; the fault is in force when this returns.
+
+        :param how: ``"close"``, ``"reset"``, ``"half-open"`` or ``"deaf"``: see :meth:`Websocket.cut`.
+        :param kernel_id: break those of this kernel only.
+        :return: how many that changed.
+        """
+        return self._on_loop(lambda: self._door.websockets.cut(how, kernel_id))
+
+    def on_request(self, callback: OnRequest) -> Registration:
+        """Have ``callback(method, path)`` called for each request at the door, before it is dealt with.
+
+        It is called in the thread that serves everything, so it must be quick, and may use only those methods
+        of this object that cause faults and do not wait. An exception in it breaks the request's connection.
+
+        :return: call it, or leave its ``with`` block, to unregister.
+        """
+        return self._on_loop(lambda: self._faults.on_request(callback))
+
+    def hold(self, method: str, path_part: str) -> Hold:
+        """Let requests wait at the door, for a ``with`` block::
+
+            with studio.hold("PUT", "api/contents/") as held:
+                ...
+                held.wait(10)  # until one has arrived
+
+        :param path_part: what their path contains.
+        """
+        return self._on_loop(lambda: self._faults.hold(method, path_part))
+
+    def kernel_pid(self, kernel_id: str) -> int:
+        """The process id of a kernel. On Linux only.
+
+        :raises LookupError: no such kernel runs, perhaps not yet or not any more.
+        """
+        return kernel_pid(self._layout.connection_file(kernel_id))
+
+    def kill_kernel(self, kernel_id: str, signal: int = signals.SIGKILL) -> None:
+        """Send a signal to a kernel's process, and to none of its children. On Linux only.
+
+        :raises LookupError: no such kernel runs.
+        """
+        os.kill(self.kernel_pid(kernel_id), signal)
+
+    def restart_server(self) -> None:
+        """Kill the app's server with its kernels, start another one, and wait until it answers.
+
+        The app stays InService all the while and logins stay valid; the door answers 502 meanwhile.
+        """
+        self._call(self._slot.restart_server())
+
+    # ---- Classic's kernel apps ---------------------------------------------------------------------------
+
+    def _kernel_apps(self) -> list[AppRecord]:
+        if not self._world.classic or self._slot.server is None:
+            return []
+        return self._classic.records(self.user_profile_name)
+
+    async def _delete_kernel_app(self, name: str) -> None:
+        if self._slot.port is not None:
+            await self._classic.delete_app(self._slot.port, self._slot.base, name)

@@ -1,0 +1,263 @@
+"""The kernel websockets that are open at a door, and the ways in which such a connection goes bad."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from dataclasses import replace
+from urllib.parse import parse_qs, parse_qsl, urlencode
+
+from airflow_provider_smstudio.local.frames import FrameSplitter
+from airflow_provider_smstudio.local.proxy import request_head, splice
+from airflow_provider_smstudio.local.threads import run_on
+from airflow_provider_smstudio.local.wire import CHUNK, Head, Request, Stream, WireError, read_head
+
+WAYS = ("close", "reset", "half-open", "deaf")
+# For how long the end of one side waits for that of the other.
+_PARTING_SECONDS = 10.0
+# The server passes a message on in a later round of its loop, and drops it if the websocket has closed by then.
+_DELIVERY_SECONDS = 0.5
+# What a client sends to end a websocket in order: a masked close frame with code 1000.
+_CLOSE_FRAME = b"\x88\x82\x00\x00\x00\x00\x03\xe8"
+
+
+class _Gate(Stream):
+    """A connection into which nothing more goes once it is shut."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream.reader, stream.writer)
+        self.shut = False
+
+    async def send(self, data: bytes) -> None:
+        """Write, unless shut."""
+        if data and not self.shut:
+            await super().send(data)
+
+
+class _Sieve(_Gate):
+    """The way to the server, which can hold messages back while the websocket's own frames pass."""
+
+    def __init__(self, stream: Stream) -> None:
+        super().__init__(stream)
+        self.holding = False
+        self.held: list[bytes] = []
+        self._splitter = FrameSplitter()
+        self._hold_frame = False
+
+    async def send(self, data: bytes) -> None:
+        """Write what is not to be held back."""
+        passed: list[bytes] = []
+        for control, begins, piece in self._splitter.feed(data):
+            if begins:
+                self._hold_frame = self.holding and not control
+            # What a frame that was released halfway still brings belongs behind its beginning.
+            (self.held if self._hold_frame and self.holding else passed).append(piece)
+        await super().send(b"".join(passed))
+
+    def take(self) -> bytes:
+        """Hold nothing back any more; return what was held."""
+        self.holding = False
+        held, self.held = b"".join(self.held), []
+        return held
+
+
+class Websocket:
+    """An open websocket of a kernel.
+
+    :ivar kernel_id: the kernel.
+    :ivar session_id: ``session_id`` of the client's query; empty if it gave none.
+    :ivar state: ``"open"``, how it was cut, or ``"ended"``.
+    """
+
+    def __init__(self, kernel_id: str, session_id: str, request: Request, client: Stream, server: Stream) -> None:
+        self.kernel_id = kernel_id
+        self.session_id = session_id
+        self.state = "open"
+        self._request = request
+        self._client = _Gate(client)
+        self._server = _Sieve(server)
+        self._client_gone = False
+        self._late: asyncio.Task[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._traffic = self._loop.create_task(splice(self._client, self._server))
+
+    @property
+    def listed(self) -> bool:
+        """Whether it is open as far as its client can know."""
+        return self.state in ("open", "deaf") or (self.state == "half-open" and not self._client_gone)
+
+    def cut(self, how: str = "reset") -> bool:
+        """Break this websocket, from any thread; the fault is in force when this returns.
+
+        :param how: ``"close"``: both sides see the connection's end in order, without a close frame.
+            ``"reset"``: both sides see a TCP reset.
+            ``"half-open"``: nothing passes any more in either direction while both connections stay open, as
+            when a device on the way has forgotten them. What either side sends is read and thrown away; neither
+            learns of the other's end.
+            ``"deaf"``: messages of the client are held back, until another websocket of the same kernel opens;
+            then they go to the kernel in order. Pings, pongs and everything from the server pass. So it looks
+            when a request lies unread in the kernel (ipykernel 7.0 to 7.3, issue 1554). If this websocket has
+            ended by then, its messages still reach the kernel: over the new websocket if that has the same
+            identity, else with nobody to get their replies.
+        :return: whether that changed anything: it was open, and not yet broken in this way.
+        """
+        return run_on(self._loop, lambda: self.cut_here(how))
+
+    def cut_here(self, how: str) -> bool:
+        """:meth:`cut`, in the loop's thread."""
+        _check_way(how)
+        if not self.listed or self.state == how or (how == "deaf" and self.state == "half-open"):
+            return False
+        self.state = how
+        if how == "deaf":
+            self._server.holding = True
+            return True
+        self._client.shut = self._server.shut = True
+        self._traffic.cancel()
+        if how == "reset":
+            self._client.reset()
+            self._server.reset()
+            return True
+        self._traffic = self._loop.create_task(self._swallow_after(self._traffic, end=how == "close"))
+        return True
+
+    async def _swallow_after(self, traffic: asyncio.Task[None], *, end: bool) -> None:
+        # One reader at a time.
+        await asyncio.wait({traffic})
+        await (self._end() if end else self._swallow())
+
+    async def _end(self) -> None:
+        for stream in (self._client, self._server):
+            with contextlib.suppress(OSError):
+                stream.writer.write_eof()
+        # A connection that is closed with something unread in it ends in a reset.
+        with contextlib.suppress(asyncio.TimeoutError):
+            both = asyncio.gather(_discard(self._client), _discard(self._server))
+            await asyncio.wait_for(both, _PARTING_SECONDS)
+
+    async def _swallow(self) -> None:
+        server = asyncio.create_task(_discard(self._server))
+        try:
+            await _discard(self._client)
+            self._client_gone = True
+            await server
+        finally:
+            server.cancel()
+
+    async def run(self) -> None:
+        """Carry bytes until the connections have ended."""
+        try:
+            traffic = None
+            while traffic is not self._traffic:
+                traffic = self._traffic
+                await asyncio.wait({traffic})
+            if not traffic.cancelled():
+                traffic.result()
+        finally:
+            self.state = "ended"
+            self._traffic.cancel()
+            await asyncio.gather(self._traffic, return_exceptions=True)
+
+    @property
+    def waits(self) -> bool:
+        """Whether another websocket's opening concerns this one: it is deaf, or something was held back."""
+        return bool(self._server.held) or self.state == "deaf"
+
+    def hear_again(self, newer: Websocket) -> None:
+        """Give the kernel what was held back, now that another websocket of it has opened."""
+        held = self._server.take()
+        if self.state == "deaf":
+            self.state = "open"
+        identity = session_id_of(self._request)
+        if identity and identity == session_id_of(newer._request):
+            # The server knows both by the same identity, and has dropped the older one.
+            newer._server.writer.write(held)
+        elif self.state != "ended":
+            self._server.writer.write(held)
+        elif held:
+            self._late = self._loop.create_task(self._deliver_late(held, newer._server))
+
+    async def _deliver_late(self, held: bytes, newer: Stream) -> None:
+        """Give the kernel messages under an identity that nobody has.
+
+        Not under the old one: a kernel ignores a new peer of that name until it has noticed the old one's end.
+        """
+        port = newer.writer.get_extra_info("peername")[1]
+        with contextlib.suppress(OSError, WireError, asyncio.TimeoutError):
+            stream = await Stream.connect(port)
+            try:
+                await stream.send(request_head(with_new_identity(self._request)).encode())
+                head = await asyncio.wait_for(read_head(stream.reader), _PARTING_SECONDS)
+                if head is not None and head.status == 101:
+                    await stream.send(held)
+                    await asyncio.sleep(_DELIVERY_SECONDS)
+                    await stream.send(_CLOSE_FRAME)
+                    await asyncio.wait_for(_discard(stream), _PARTING_SECONDS)
+            finally:
+                stream.close()
+
+
+def _check_way(how: str) -> None:
+    if how not in WAYS:
+        raise ValueError(f"how must be one of {', '.join(WAYS)}, not {how!r}")
+
+
+async def _discard(stream: Stream) -> None:
+    """Read to the end, whichever it is."""
+    with contextlib.suppress(OSError):
+        while await stream.reader.read(CHUNK):
+            pass
+
+
+class Websockets:
+    """The kernel websockets of one door."""
+
+    def __init__(self) -> None:
+        self._known: list[Websocket] = []
+
+    def listed(self) -> list[Websocket]:
+        """The open ones, oldest first."""
+        return [websocket for websocket in self._known if websocket.listed]
+
+    def cut(self, how: str, kernel_id: str | None = None) -> int:
+        """Break all, or those of one kernel; return how many that changed."""
+        _check_way(how)
+        meant = [websocket for websocket in self.listed() if kernel_id in (None, websocket.kernel_id)]
+        return sum(websocket.cut_here(how) for websocket in meant)
+
+    async def carry(
+        self, kernel_id: str, session_id: str, request: Request, client: Stream, server: Stream, answer: Head
+    ) -> None:
+        """Serve a websocket, from the server's consent to the end.
+
+        :param session_id: as the client gave it.
+        :param request: the handshake as the server got it.
+        :param answer: the server's consent, to be passed on.
+        """
+        client.writer.write(answer.encode())
+        websocket = Websocket(kernel_id, session_id, request, client, server)
+        for older in self._known:
+            if older.kernel_id == kernel_id and older.waits:
+                older.hear_again(websocket)
+        self._known.append(websocket)
+        try:
+            await websocket.run()
+        finally:
+            self._known = [known for known in self._known if known.state != "ended" or known.waits]
+
+
+def session_id_of(request: Request) -> str:
+    """The client session's id in a handshake; empty if there is none."""
+    return parse_qs(request.query).get("session_id", [""])[0]
+
+
+def with_new_identity(request: Request) -> Request:
+    """A handshake under another session's id, so that the server takes the client for a new one."""
+    query = [
+        (name, value) for name, value in parse_qsl(request.query, keep_blank_values=True) if name != "session_id"
+    ]
+    target = f"{request.path}?{urlencode([*query, ('session_id', secrets.token_hex(16))])}"
+    return replace(
+        request, head=Head(f"{request.method} {target} {request.version}", request.headers), target=target
+    )

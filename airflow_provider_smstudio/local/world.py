@@ -1,0 +1,54 @@
+"""What exists in the local Studio: one domain with one user profile and, in new Studio, one space."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_provider_smstudio.local.apps import AppRecord, AppSlot
+from airflow_provider_smstudio.local.door import Door
+from airflow_provider_smstudio.local.login import Logins
+from airflow_provider_smstudio.local.switches import Switches
+
+ACCOUNT = "123456789012"
+
+
+@dataclass
+class World:
+    """Everything that the control plane answers from.
+
+    :param classic: whether this is a Classic domain (the profile has a JupyterServer app and there is no
+        space), not one of new Studio (the space has a JupyterLab app).
+    :param door: the host of the space, or of the Classic domain.
+    :param web_ui: the host of Studio's web UI.
+    :param kernel_apps: lists Classic's KernelGateway apps.
+    """
+
+    classic: bool
+    region: str
+    domain_id: str
+    user_profile_name: str
+    space_name: str
+    switches: Switches
+    logins: Logins
+    slot: AppSlot
+    door: Door
+    web_ui: Door
+    kernel_apps: Callable[[], list[AppRecord]]
+    delete_kernel_app: Callable[[str], Any]
+    created: float = field(default_factory=time.time)
+
+    def arn(self, kind: str, *names: str) -> str:
+        """An ARN of this account and region."""
+        return f"arn:aws:sagemaker:{self.region}:{ACCOUNT}:{kind}/{'/'.join([self.domain_id, *names])}"
+
+    def app_arn(self, record: AppRecord) -> str:
+        """An app's ARN."""
+        return self.arn("app", record.owner, record.app_type.lower(), record.app_name)
+
+    def records(self) -> list[AppRecord]:
+        """Every app that the control plane knows."""
+        own = [self.slot.record] if self.slot.record else []
+        return own + self.kernel_apps()

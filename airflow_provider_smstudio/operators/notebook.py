@@ -1,0 +1,261 @@
+"""Runs a notebook on the user's own Studio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_smstudio import _values as values
+from airflow_provider_smstudio._arguments import STUDIO_TEMPLATE_FIELDS, StudioArguments
+from airflow_provider_smstudio._compat import AirflowFailException, BaseOperator
+from airflow_provider_smstudio.links.notebook import SageMakerStudioNotebookLink
+from airflow_provider_smstudio.studio.errors import InvalidInputError, UnknownOutcomeError
+
+if TYPE_CHECKING:
+    from airflow_provider_smstudio._compat import Context
+    from airflow_provider_smstudio.studio.job import NotebookJob
+    from airflow_provider_smstudio.studio.runner import NotebookRunner
+
+
+class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
+    """Runs a notebook cell by cell on a fresh kernel of the user's own Studio app.
+
+    The app must be running: put a :class:`SageMakerStudioAppSensor` before. What the cells print appears in
+    the task's log as they print it; a failing cell is shown with its source and the notebook's own traceback.
+    The executed notebook is saved in the Studio home while the run goes on, and in any case before the task
+    ends. Kernel and session are removed afterwards, whatever happens; killing the task interrupts the cell.
+
+    All arguments are templated and checked when the task runs, before a kernel is started.
+
+    :param notebook_path: the notebook, below the Studio home, such as ``reports/daily.ipynb``.
+    :param output_path: where the executed notebook goes, below the Studio home. By default beside the source:
+        ``reports/daily-runs/<dag>.<task>.<run>.ipynb``, in a folder that is created. A retry of the same run
+        writes to the same place.
+    :param parameters: values for the notebook's parameters, by papermill's rules: they are set in a cell behind
+        the one tagged ``parameters``. None, bool, int, float, str, date, datetime, list, tuple, dict and set are
+        written as literals of the kernel's language (Python, R or Scala); nothing in a value becomes code.
+    :param strict_parameters: refuse parameters that the notebook's parameters cell does not assign.
+        Default True.
+    :param upload_from: a file on the worker, or an ``s3://`` URL, that is first copied to ``notebook_path``.
+    :param kernel_name: the kernel. Default: the one that the notebook names, mapped to what the app has.
+    :param instance_type: Studio Classic only: the instance under the kernel. Default: the one that the notebook
+        names, then the kernelspec's.
+    :param allow_errors: go on after cells that raise. Default False; cells tagged ``raises-exception`` may
+        always raise, and cells tagged ``skip-execution`` are not run.
+    :param cell_timeout: seconds that each cell may take; then it is interrupted and the task fails. Default:
+        no limit.
+    :param kernel_start_timeout: seconds that the kernel may take to start. Default 600.
+    :param create_output_folder: create the folder of ``output_path`` when it is missing. Default False.
+    :param delete_kernel_app: Studio Classic only: delete the KernelGateway app (the instance) afterwards, unless
+        other kernels use it. Default True.
+    :param resume: what a later try of the same task does with what an earlier one has left. ``auto`` (default):
+        if only the worker or the connection was lost, go on with the run on its living kernel, running nothing
+        twice; after a cell's own error, start afresh on a fresh kernel. ``failed_cell``: after a cell's own error
+        too, go on from that cell; its kernel is kept until the last try. ``never``: always start afresh.
+    :param on_unknown_cell: what to do about a cell that may have run, where neither server nor kernel can tell
+        how it ended (never with IPython kernels that keep a record): ``fail`` (default; without a retry) or
+        ``rerun``.
+    :param reconnect_timeout: seconds for which a lost connection to the kernel is tried to be made again.
+        Default 600.
+    :param record_mib: MiB of output that an IPython kernel keeps of what is not saved yet, so that what is lost
+        with a connection or to the server's rate limits can be fetched. Default 100; 0 for none.
+    :param log_output: write what the cells print to the task's log. Default True.
+    :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: no connection, all by arguments.
+    :param domain_id: the domain's ID. Default: the Studio connection's.
+    :param user_profile_name: the user profile to log in as. Default: the Studio connection's.
+    :param space_name: the space whose JupyterLab app runs the notebook. Default: the Studio connection's.
+    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic. Default: the Studio connection's,
+        else ``JupyterLab``.
+    :param aws_conn_id: the AWS connection; None for boto3's own credential chain. Default, and an empty string:
+        that of the Studio connection, else ``aws_default``.
+    :param region_name: the domain's AWS region. Default: the Studio connection's, then the AWS connection's.
+    :param verify: how the AWS API's certificates are checked, as in the amazon provider. A CA bundle's path is
+        used for Studio too; False is not.
+    :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients.
+    :return: a small dict, see :class:`airflow_provider_smstudio.studio.RunResult`.
+    :raises StudioError: see :mod:`airflow_provider_smstudio.studio.errors`.
+    """
+
+    template_fields: Sequence[str] = (
+        "notebook_path",
+        "output_path",
+        "parameters",
+        "strict_parameters",
+        "upload_from",
+        "kernel_name",
+        "instance_type",
+        "allow_errors",
+        "cell_timeout",
+        "kernel_start_timeout",
+        "create_output_folder",
+        "delete_kernel_app",
+        "resume",
+        "on_unknown_cell",
+        "reconnect_timeout",
+        "record_mib",
+        "log_output",
+        *STUDIO_TEMPLATE_FIELDS,
+    )
+    template_fields_renderers = {"parameters": "json", "botocore_config": "json"}
+    operator_extra_links = (SageMakerStudioNotebookLink(),)
+    ui_color = "#d4e7f5"
+
+    def __init__(
+        self,
+        *,
+        notebook_path: str,
+        output_path: str | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        strict_parameters: bool | str = True,
+        upload_from: str | None = None,
+        kernel_name: str | None = None,
+        instance_type: str | None = None,
+        allow_errors: bool | str = False,
+        cell_timeout: float | str | None = None,
+        kernel_start_timeout: float | str = 600,
+        create_output_folder: bool | str = False,
+        delete_kernel_app: bool | str = True,
+        resume: str = "auto",
+        on_unknown_cell: str = "fail",
+        reconnect_timeout: float | str = 600,
+        record_mib: float | str = 100,
+        log_output: bool | str = True,
+        studio_conn_id: str | None = None,
+        domain_id: str | None = None,
+        user_profile_name: str | None = None,
+        space_name: str | None = None,
+        app_type: str | None = None,
+        aws_conn_id: str | None = "",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.notebook_path = notebook_path
+        self.output_path = output_path
+        self.parameters = parameters
+        self.strict_parameters = strict_parameters
+        self.upload_from = upload_from
+        self.kernel_name = kernel_name
+        self.instance_type = instance_type
+        self.allow_errors = allow_errors
+        self.cell_timeout = cell_timeout
+        self.kernel_start_timeout = kernel_start_timeout
+        self.create_output_folder = create_output_folder
+        self.delete_kernel_app = delete_kernel_app
+        self.resume = resume
+        self.on_unknown_cell = on_unknown_cell
+        self.reconnect_timeout = reconnect_timeout
+        self.record_mib = record_mib
+        self.log_output = log_output
+        self.studio_conn_id = studio_conn_id
+        self.domain_id = domain_id
+        self.user_profile_name = user_profile_name
+        self.space_name = space_name
+        self.app_type = app_type
+        self.aws_conn_id = aws_conn_id
+        self.region_name = region_name
+        self.verify = verify
+        self.botocore_config = botocore_config
+        self._runner: NotebookRunner | None = None
+        self._killed = False
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run the notebook; see the class.
+
+        :param context: the context of the task instance.
+        """
+        from airflow_provider_smstudio.studio.livelog import LiveLog
+
+        job = self._job(run_name(context), will_retry=_will_retry(context))
+        # Lines hold whatever the notebook prints: never as a format.
+        listener = LiveLog(
+            lambda level, line: self.log.log(level, "%s", line),
+            show_output=values.flag("log_output", self.log_output),
+        )
+        with closing(self.make_hook().get_studio()) as studio:
+
+            def announce(path: str) -> None:
+                url = studio.server.output_url(path)
+                SageMakerStudioNotebookLink.persist(context, url)
+                self.log.info("the executed notebook is at %s (%s)", path, url)
+
+            self._runner = studio.runner(job, listener=listener, on_output=announce)
+            if self._killed:
+                self._runner.stop("the task was killed")
+            try:
+                result = self._runner.run()
+            except UnknownOutcomeError as error:
+                # A try from the start would run the cell again, unasked.
+                raise AirflowFailException(str(error)) from error
+        self.log.info(
+            "%s: %s of %s cells ran in %.1f s; the executed notebook is %s",
+            result.status,
+            result.cells_executed,
+            result.cells,
+            result.duration,
+            result.output_path,
+        )
+        return result.as_dict()
+
+    def on_kill(self) -> None:
+        """Interrupt the cell, save the notebook and remove the kernel.
+
+        Airflow calls this in a signal handler, so it only leaves word; the run ends within seconds.
+        """
+        self._killed = True
+        if self._runner is not None:
+            self._runner.stop("the task was killed")
+
+    def _job(self, name: str, *, will_retry: bool) -> NotebookJob:
+        from airflow_provider_smstudio.studio.job import NotebookJob
+
+        return NotebookJob(
+            notebook_path=values.text("notebook_path", self.notebook_path),
+            output_path=values.optional_text("output_path", self.output_path),
+            parameters=_parameters(self.parameters),
+            strict_parameters=values.flag("strict_parameters", self.strict_parameters),
+            upload_from=values.optional_text("upload_from", self.upload_from),
+            kernel_name=values.optional_text("kernel_name", self.kernel_name),
+            instance_type=values.optional_text("instance_type", self.instance_type),
+            allow_errors=values.flag("allow_errors", self.allow_errors),
+            cell_timeout=values.seconds("cell_timeout", self.cell_timeout),
+            kernel_start_timeout=values.seconds("kernel_start_timeout", self.kernel_start_timeout) or 600.0,
+            create_output_folder=values.flag("create_output_folder", self.create_output_folder),
+            delete_kernel_app=values.flag("delete_kernel_app", self.delete_kernel_app),
+            run_name=name,
+            run_key=name,
+            resume=values.text("resume", self.resume),
+            will_retry=will_retry,
+            on_unknown_cell=values.text("on_unknown_cell", self.on_unknown_cell),
+            reconnect_timeout=values.seconds("reconnect_timeout", self.reconnect_timeout) or 600.0,
+            record_mib=values.mebibytes("record_mib", self.record_mib),
+        )
+
+
+def _will_retry(context: Context) -> bool:
+    """Tell whether another try of this task instance follows if this one fails."""
+    ti = context["ti"]
+    tries, most = getattr(ti, "try_number", None), getattr(ti, "max_tries", None)
+    return isinstance(tries, int) and isinstance(most, int) and tries <= most
+
+
+def run_name(context: Context) -> str:
+    """Name a task instance, the same for all its tries."""
+    ti = context["ti"]
+    index = getattr(ti, "map_index", -1)
+    mapped = f".{index}" if index is not None and index >= 0 else ""
+    return f"{ti.dag_id}.{ti.task_id}.{ti.run_id}{mapped}"
+
+
+def _parameters(value: object) -> dict[str, Any]:
+    if value is None or value == "":
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidInputError(
+            f"parameters must be a dict, not {type(value).__name__}; a template that makes a whole dict needs "
+            "render_template_as_native_obj=True in the DAG"
+        )
+    return dict(value)

@@ -1,0 +1,32 @@
+"""A client for the Jupyter servers of SageMaker Studio, free of Airflow.
+
+Usable wherever boto3, requests, websocket-client and nbformat are: in a task, in a Lambda, in a script.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_smstudio.studio.apps import AppState
+    from airflow_provider_smstudio.studio.client import Studio
+    from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
+    from airflow_provider_smstudio.studio.runner import NotebookRunner
+
+__all__ = ["AppState", "NotebookJob", "NotebookRunner", "RunResult", "Studio"]
+
+_HOMES = {
+    "AppState": "apps",
+    "NotebookJob": "job",
+    "NotebookRunner": "runner",
+    "RunResult": "job",
+    "Studio": "client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # A DAG file needs the errors only: the libraries behind the rest are imported at first use.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,197 @@
+"""The SageMaker control plane: presigned URLs, and how the Studio app is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airflow_provider_smstudio.studio.app_types import BASE_PATHS, JUPYTER_LAB, JUPYTER_SERVER
+from airflow_provider_smstudio.studio.errors import (
+    AppFailedError,
+    AppNotReadyError,
+    ControlPlaneError,
+    InvalidInputError,
+    ResourceNotFoundError,
+)
+
+IN_SERVICE = "InService"
+NOT_FOUND = "NotFound"
+"""Our word for an app that the service does not know: never started, or stopped more than a day ago."""
+
+_NOT_FOUND_CODES = ("ResourceNotFound", "ResourceNotFoundException")
+_DENIED_CODES = ("AccessDeniedException", "AccessDenied", "UnauthorizedOperation")
+_SENSOR = "Wait for it with SageMakerStudioAppSensor"
+
+
+@dataclass(frozen=True)
+class AppState:
+    """How an app is.
+
+    :ivar status: ``Pending``, ``InService``, ``Deleting``, ``Deleted`` or ``Failed``, as the service has it;
+        ``NotFound`` when it knows no such app.
+    :ivar failure_reason: the service's reason for a failure, if it gave one.
+    :ivar instance_type: what the app runs on, if the service said so.
+    """
+
+    status: str
+    failure_reason: str | None = None
+    instance_type: str | None = None
+
+
+class ControlPlane:
+    """The SageMaker API for one user's Studio app.
+
+    :param client: a boto3 client for ``sagemaker``.
+    :param domain_id: the domain's id, such as ``d-abcdefghijkl``.
+    :param user_profile_name: the user profile; for a space too.
+    :param space_name: the space; None for Studio Classic.
+    :param app_type: ``JupyterLab`` for a space, ``JupyterServer`` for Studio Classic.
+    :raises InvalidInputError: when space and app type do not go together.
+    """
+
+    def __init__(
+        self, client: Any, *, domain_id: str, user_profile_name: str, space_name: str | None, app_type: str
+    ) -> None:
+        if app_type not in BASE_PATHS:
+            raise InvalidInputError(f"app_type must be one of {', '.join(BASE_PATHS)}, not {app_type!r}")
+        if app_type == JUPYTER_LAB and not space_name:
+            raise InvalidInputError("space_name is missing: a JupyterLab app always belongs to a space")
+        if app_type == JUPYTER_SERVER and space_name:
+            raise InvalidInputError(
+                "space_name must be left out: a JupyterServer app (Studio Classic) has no space"
+            )
+        self._client = client
+        self._domain = {"DomainId": domain_id}
+        self._profile = {**self._domain, "UserProfileName": user_profile_name}
+        self._space = {**self._domain, "SpaceName": space_name} if space_name else None
+        self.app_type = app_type
+
+    @property
+    def title(self) -> str:
+        """Names the app in messages."""
+        if self._space:
+            return f"the JupyterLab app of space {self._space['SpaceName']!r}"
+        return f"the JupyterServer app of user profile {self._profile['UserProfileName']!r}"
+
+    def presigned_url(self, session_seconds: int = 43200) -> str:
+        """Make a URL that logs in; it is a secret.
+
+        :param session_seconds: life of the login, 1800 to 43200 seconds.
+        :raises ResourceNotFoundError: for an unknown domain, user profile or space.
+        :raises ControlPlaneError: for any other refusal.
+        """
+        request: dict[str, Any] = {**self._profile, "SessionExpirationDurationInSeconds": session_seconds}
+        # Without a landing URI the URL leads where the domain's users land by default: the new Studio's own page.
+        request["LandingUri"] = f"app:{self.app_type}:"
+        request |= self._space or {}
+        try:
+            return str(self._call("create_presigned_domain_url", request)["AuthorizedUrl"])
+        except ControlPlaneError as error:
+            if error.code in _NOT_FOUND_CODES:
+                self.describe()  # names what is missing
+            if self._uses_sso():
+                raise ControlPlaneError(
+                    f"{error}. The domain uses IAM Identity Center, for which SageMaker makes no presigned URLs: "
+                    "only domains with AuthMode IAM can be used",
+                    **error.fields,
+                ) from error
+            raise
+
+    def describe_app(self) -> AppState:
+        """Return how the app is.
+
+        :raises ResourceNotFoundError: for an unknown domain, user profile or space.
+        :raises ControlPlaneError: for any other refusal.
+        """
+        owner = self._space or self._profile
+        try:
+            found = self._call("describe_app", {**owner, "AppType": self.app_type, "AppName": "default"})
+        except ControlPlaneError as error:
+            if error.code not in _NOT_FOUND_CODES:
+                raise
+            self.describe()  # names what is missing, if it is not just the app
+            return AppState(NOT_FOUND)
+        instance_type = (found.get("ResourceSpec") or {}).get("InstanceType")
+        return AppState(str(found["Status"]), found.get("FailureReason"), instance_type)
+
+    def require_running(self) -> AppState | None:
+        """See that the app runs.
+
+        :return: how it is, or None where the role may not look.
+        :raises AppNotReadyError: while it is not; ``status`` says how it is.
+        :raises AppFailedError: with the service's ``FailureReason``.
+        """
+        try:
+            state = self.describe_app()
+        except ControlPlaneError as error:
+            if error.code in _DENIED_CODES:
+                return None  # only the presigned URL is needed
+            raise
+        if state.status == IN_SERVICE:
+            return state
+        if state.status == "Failed":
+            raise AppFailedError(
+                f"{self.title} has failed: {state.failure_reason or 'the service gives no reason'}",
+                app_type=self.app_type,
+                status=state.status,
+                failure_reason=state.failure_reason,
+            )
+        words = {
+            NOT_FOUND: "is not running. Start it, and wait for it with SageMakerStudioAppSensor",
+            "Deleted": "is stopped. Start it, and wait for it with SageMakerStudioAppSensor",
+            "Deleting": f"is being stopped. {_SENSOR}",
+        }
+        text = words.get(state.status, f"is {state.status}, not ready yet. {_SENSOR}")
+        raise AppNotReadyError(f"{self.title} {text}", app_type=self.app_type, status=state.status)
+
+    def describe(self) -> dict[str, str]:
+        """Describe domain, user profile and space, as far as the role may.
+
+        :return: ``domain``, ``user profile`` and ``space`` with their status, or why it cannot be seen.
+        :raises ResourceNotFoundError: for the first that does not exist.
+        """
+        found = {}
+        for what, operation, request in self._resources():
+            try:
+                found[what] = str(self._call(operation, request).get("Status"))
+            except ControlPlaneError as error:
+                if error.code in _NOT_FOUND_CODES:
+                    raise self._missing(what, request, error) from error
+                found[what] = f"not visible ({error.code})"
+        return found
+
+    def _resources(self) -> list[tuple[str, str, dict[str, str]]]:
+        resources = [
+            ("domain", "describe_domain", self._domain),
+            ("user profile", "describe_user_profile", self._profile),
+        ]
+        return [*resources, ("space", "describe_space", self._space)] if self._space else resources
+
+    def _missing(self, what: str, request: dict[str, str], error: ControlPlaneError) -> ResourceNotFoundError:
+        name = list(request.values())[-1]
+        place = "" if what == "domain" else f" in domain {self._domain['DomainId']!r}"
+        return ResourceNotFoundError(
+            f"there is no {what} {name!r}{place} in this AWS account and region", **error.fields, resource=what
+        )
+
+    def _uses_sso(self) -> bool:
+        try:
+            return self._call("describe_domain", self._domain).get("AuthMode") == "SSO"
+        except ControlPlaneError:
+            return False
+
+    def _call(self, operation: str, request: dict[str, Any]) -> dict[str, Any]:
+        name = "".join(part.capitalize() for part in operation.split("_"))
+        try:
+            return dict(getattr(self._client, operation)(**request))
+        except ClientError as error:
+            detail = error.response.get("Error", {})
+            code, message = detail.get("Code", "Unknown"), detail.get("Message", "")
+            remedy = f". The role needs sagemaker:{name}" if code in _DENIED_CODES else ""
+            raise ControlPlaneError(
+                f"SageMaker refused {name}: {code}: {message}{remedy}", operation=name, code=code
+            ) from None
+        except BotoCoreError as error:
+            raise ControlPlaneError(f"{name} failed: {error}", operation=name, code=type(error).__name__) from None

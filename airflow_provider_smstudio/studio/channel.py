@@ -1,0 +1,257 @@
+"""One kernel's websocket, on websocket-client.
+
+Three measured traps are dealt with here. The server sends small messages with Nagle's algorithm on, which
+together with delayed acknowledgements costs 40 ms a cell: so acknowledgements are hurried, directly where the
+kernel of Linux can, and by an empty pong before each wait, which also helps behind a proxy. The library
+validates the text of JSON frames byte by byte, which is slow: switched off, since decoding fails on bad text
+anyway. And it refuses a handshake that does not echo the subprotocol: so the offer goes out as a plain header.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import websocket
+from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError
+from airflow_provider_smstudio.studio.login import StudioSession
+from airflow_provider_smstudio.studio.wire import V1, Message, WireError, decode, encode
+
+_QUICKACK = getattr(socket, "TCP_QUICKACK", None)
+PING_AFTER = 5.0
+"""Seconds of silence after which the other side is asked whether it is there."""
+
+SILENCE_LIMIT = 15.0
+"""Seconds without a byte, our ping unanswered, after which the websocket counts as broken."""
+
+DEAF_LIMIT = 90.0
+"""The same where a ping was never answered yet: a proxy may swallow them; the server's own come each 30 s."""
+
+_HAND_OVER_LIMIT = 10.0
+_LOGIN_ENDED = (200, 301, 302, 303, 307, 308, 401, 403)
+
+
+class KernelChannel:
+    """An open websocket to a kernel; make one with :func:`connect`."""
+
+    def __init__(self, ws: Any) -> None:
+        self._ws = ws
+        headers = {name.lower(): value for name, value in (ws.getheaders() or {}).items()}
+        self.subprotocol: str | None = V1 if headers.get("sec-websocket-protocol", "").strip() == V1 else None
+        self._unacknowledged = False
+        self._heard = self._pinged = time.monotonic()
+        self._answers_pings = False
+        with contextlib.suppress(websocket.WebSocketException, OSError):  # the first receive will tell
+            ws.ping()
+
+    def send(self, message: Message) -> None:
+        """Send a message.
+
+        :raises ConnectionLostError: when the websocket has broken.
+        """
+        payload = encode(message, self.subprotocol)
+        self._unacknowledged = False  # goes with what is sent
+        try:
+            self._ws.settimeout(60)
+            if isinstance(payload, bytes):
+                self._ws.send_binary(payload)
+            else:
+                self._ws.send(payload)
+        except (websocket.WebSocketException, OSError) as error:
+            raise _lost(error) from None
+
+    def receive(self, timeout: float) -> Message | None:
+        """Wait for the next message.
+
+        :param timeout: how long, in seconds.
+        :return: the message, or None when none came in time.
+        :raises ConnectionLostError: when the websocket has broken or was closed, or when nothing came for 15
+            seconds, not even the answer to a ping: a connection can break without either side being told.
+        """
+        if self._ws.sock is None:
+            raise ConnectionLostError("the kernel's websocket is closed")
+        try:
+            self._hurry()
+            self._ws.settimeout(max(timeout, 0.001))
+            opcode, payload = self._ws.recv_data(control_frame=True)
+            self._heard = time.monotonic()
+            self._quickack()
+        except websocket.WebSocketTimeoutException:
+            self._ping()
+            return None
+        except (websocket.WebSocketException, OSError) as error:
+            raise _lost(error) from None
+        if opcode == websocket.ABNF.OPCODE_CLOSE:
+            code = int.from_bytes(payload[:2], "big") if len(payload) >= 2 else None
+            raise ConnectionLostError(f"the server closed the kernel's websocket (code {code})")
+        if opcode in (websocket.ABNF.OPCODE_PING, websocket.ABNF.OPCODE_PONG):
+            self._answers_pings = self._answers_pings or opcode == websocket.ABNF.OPCODE_PONG
+            return None  # the library has answered a ping
+        self._unacknowledged = True
+        return self._message(opcode, payload)
+
+    def _message(self, opcode: int, payload: bytes) -> Message:
+        try:
+            return decode(payload.decode() if opcode == websocket.ABNF.OPCODE_TEXT else payload, self.subprotocol)
+        except (WireError, UnicodeDecodeError) as error:
+            raise ConnectionLostError(f"the kernel's websocket brought {error}") from error
+
+    def hand_over(self) -> Iterator[Message]:
+        """Close the websocket in order and yield what was still under way.
+
+        The next websocket with the same client session then gets all that comes later: measured, nothing is
+        lost or doubled. The library's own way to close throws away what it reads.
+
+        :raises ConnectionLostError: when it broke meanwhile, so that something may be lost.
+        """
+        deadline = time.monotonic() + _HAND_OVER_LIMIT
+        parts: list[bytes] = []
+        try:
+            self._ws.send_close()
+            while True:
+                self._ws.settimeout(max(deadline - time.monotonic(), 0.001))
+                frame = self._ws.recv_frame()
+                if frame.opcode == websocket.ABNF.OPCODE_CLOSE:
+                    break
+                if frame.opcode in (websocket.ABNF.OPCODE_PING, websocket.ABNF.OPCODE_PONG):
+                    continue
+                if frame.opcode != websocket.ABNF.OPCODE_CONT:
+                    parts, kind = [], frame.opcode
+                parts.append(frame.data if isinstance(frame.data, bytes) else frame.data.encode())
+                if frame.fin:
+                    yield self._message(kind, b"".join(parts))
+        except (websocket.WebSocketException, OSError) as error:
+            raise _lost(error) from None
+        finally:
+            self._ws.shutdown()
+
+    def close(self) -> None:
+        """Close the websocket; whatever the server still sends is not read."""
+        with contextlib.suppress(websocket.WebSocketException, OSError):
+            self._ws.close(timeout=0.3)
+        self._ws.shutdown()  # the library leaves the socket open where the other side broke it
+
+    def _ping(self) -> None:
+        """Ask whether the other side is there after some silence; give up after much."""
+        now = time.monotonic()
+        if now >= self._heard + (SILENCE_LIMIT if self._answers_pings else DEAF_LIMIT):
+            raise ConnectionLostError(f"the kernel's websocket has been silent for {now - self._heard:.0f} s")
+        if now >= max(self._heard, self._pinged) + PING_AFTER:
+            self._pinged = now
+            try:
+                self._ws.ping()
+            except (websocket.WebSocketException, OSError) as error:
+                raise _lost(error) from None
+
+    def _quickack(self) -> None:
+        if _QUICKACK is not None:
+            with contextlib.suppress(OSError):  # it hurries, no more
+                self._ws.sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+    def _hurry(self) -> None:
+        """Acknowledge what was received if nothing more is there yet: the server may be waiting for that."""
+        if self._unacknowledged and not self._readable():
+            self._ws.pong(b"")
+            self._unacknowledged = False
+
+    def _readable(self) -> bool:
+        sock = self._ws.sock
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+            return True
+        if hasattr(select, "poll"):
+            poll = select.poll()  # select itself fails for high file numbers
+            poll.register(sock, select.POLLIN)
+            return bool(poll.poll(0))
+        return bool(select.select([sock], [], [], 0)[0])
+
+
+def connect(session: StudioSession, kernel_id: str, session_id: str, *, timeout: float) -> KernelChannel:
+    """Open a kernel's websocket.
+
+    The server answers the handshake when the kernel is ready, or not at all if it died; so this may take long.
+
+    :param session: the authenticated session; logs in anew once if the handshake is refused for it.
+    :param kernel_id: the kernel.
+    :param session_id: the client session's id; with the same id the server hands over what was missed.
+    :param timeout: limit for the handshake, in seconds.
+    :raises KernelStartError: when the server knows no such kernel, or could not reach it.
+    :raises ConnectionLostError: when the websocket could not be opened.
+    """
+    seen = session.logins
+    ws, status = _try_handshake(session, kernel_id, session_id, timeout)
+    if status in _LOGIN_ENDED:
+        session.renew(seen)
+        ws, status = _try_handshake(session, kernel_id, session_id, timeout)
+    if status == 101:
+        return KernelChannel(ws)
+    if status in (404, 500):
+        raise KernelStartError(
+            f"the kernel died while starting: the server answered its websocket with HTTP {status}"
+        )
+    raise ConnectionLostError(f"the kernel's websocket was refused with HTTP {status}")
+
+
+def _try_handshake(session: StudioSession, kernel_id: str, session_id: str, timeout: float) -> tuple[Any, int]:
+    """Return the websocket and the handshake's HTTP status; only with 101 is it open."""
+    ws: Any = websocket.WebSocket(
+        sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+        sslopt=_trust(session.verify),
+        skip_utf8_validation=True,
+        enable_multithread=False,
+    )
+    ws.settimeout(timeout)
+    try:
+        _handshake(ws, session, kernel_id, session_id)
+    except websocket.WebSocketBadStatusException as error:
+        return None, int(error.status_code)
+    except websocket.WebSocketTimeoutException:
+        raise KernelStartError(f"the kernel did not answer within {timeout:g} s") from None
+    except (websocket.WebSocketException, OSError) as error:
+        # 1.9 of the library raises for a redirect that it may not follow, 1.8 takes it for an open websocket.
+        status = getattr(ws.handshake_response, "status", 101)
+        if status != 101:
+            return None, int(status)
+        raise ConnectionLostError(f"the kernel's websocket could not be opened: {_kind(error)}") from None
+    status = int(ws.getstatus())
+    if status != 101:
+        ws.shutdown()
+    return ws, status
+
+
+def _handshake(ws: Any, session: StudioSession, kernel_id: str, session_id: str) -> None:
+    path = f"api/kernels/{quote(kernel_id)}/channels?session_id={quote(session_id)}"
+    url, cookie = session.websocket(path)
+    ws.connect(
+        url,
+        cookie=cookie,
+        header=[f"Sec-WebSocket-Protocol: {V1}"],
+        suppress_origin=True,
+        redirect_limit=0,
+    )
+
+
+def _trust(verify: bool | str) -> dict[str, str]:
+    """Return the certificates that requests trusts: REST and websocket must not differ in that."""
+    environment = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
+    path = (verify if isinstance(verify, str) else environment) or DEFAULT_CA_BUNDLE_PATH
+    return {"ca_cert_path": path} if os.path.isdir(path) else {"ca_certs": path}
+
+
+def _lost(error: Exception) -> ConnectionLostError:
+    return ConnectionLostError(f"the kernel's websocket broke: {_kind(error)}")
+
+
+def _kind(error: Exception) -> str:
+    """Name a failure; the library's own texts may hold headers, and so cookies."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{type(error).__name__} ({error.strerror})"
+    return type(error).__name__

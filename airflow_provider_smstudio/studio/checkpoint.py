@@ -1,0 +1,184 @@
+"""Who a run is, so that a later process finds it and goes on with it, and when it may; pure.
+
+A run's key is the same for every try. From it follow the path of its Jupyter session, the id of its side of
+the websocket and, with them, the id of every cell's request. How far the run is stands in the executed
+notebook (:mod:`ledger`), in the kernel's own record (:mod:`recorder`), and, for kernels without one, in the
+session's name, which also names the process that watches over the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nbformat import NotebookNode
+
+from airflow_provider_smstudio.studio import notebook as nb
+from airflow_provider_smstudio.studio.notebook import METADATA_KEY
+
+SESSION_PREFIX = "smstudio-"
+"""How the file names of our sessions' paths begin."""
+
+_OUR_SESSION = re.compile(rf"(?:^|/){SESSION_PREFIX}[0-9a-f]{{32}}-[^/]*$")
+_MARK = re.compile(r" \[smstudio ([0-9a-f]+)(?: since (\d+))?(?: cell (\d+))?\]$")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a run is.
+
+    :ivar key: 32 hexadecimal digits, the same for every try.
+    :ivar name: what people call it.
+    """
+
+    key: str
+    name: str
+
+    @property
+    def client_session(self) -> str:
+        """The id of our side of the websocket; with the same id the server hands over what was missed."""
+        return hashlib.sha256(f"{self.key}/websocket".encode()).hexdigest()[:32]
+
+    def session_path(self, notebook_path: str) -> str:
+        """Return the path of the Jupyter session: in the notebook's folder, because there the kernel works."""
+        folder, name = posixpath.split(notebook_path)
+        stem = nb.safe_name(name.removesuffix(".ipynb"))
+        return posixpath.join(folder, f"{SESSION_PREFIX}{self.key}-{stem}.ipynb")
+
+    def session_name(self, owner: str, cell: int | None = None, *, since: int | None = None) -> str:
+        """Return the Jupyter session's name.
+
+        :param owner: the process that watches over the run.
+        :param cell: index of the cell that may have been requested last.
+        :param since: when that process came, in whole seconds since the epoch.
+        """
+        came = "" if since is None else f" since {since}"
+        mark = "" if cell is None else f" cell {cell}"
+        return f"{self.name} [smstudio {owner}{came}{mark}]"
+
+
+def identity(run_key: str | None, name: str) -> Identity:
+    """Make a run's identity.
+
+    :param run_key: the same text for every try of one run; None for a run that nobody comes back to.
+    :param name: what people call it.
+    """
+    return Identity(
+        hashlib.sha256(run_key.encode("utf-8", "surrogatepass")).hexdigest()[:32] if run_key else uuid.uuid4().hex,
+        name,
+    )
+
+
+def is_our_session(path: object) -> bool:
+    """Tell whether a Jupyter session is one of ours, by its path."""
+    return isinstance(path, str) and bool(_OUR_SESSION.search(path))
+
+
+def owner_of(name: object) -> tuple[str | None, int | None]:
+    """Read a session's name: which process watches over the run, and the cell announced last."""
+    found = _MARK.search(name) if isinstance(name, str) else None
+    if found is None:
+        return None, None
+    return found.group(1), int(found.group(3)) if found.group(3) else None
+
+
+def watched_since(name: object) -> int | None:
+    """Read a session's name: when its process came, in seconds since the epoch; None where it does not say."""
+    found = _MARK.search(name) if isinstance(name, str) else None
+    return int(found.group(2)) if found and found.group(2) else None
+
+
+def fingerprint(notebook: NotebookNode, kernel_name: str, parameters: Mapping[str, Any]) -> str:
+    """Return a digest of what is run: the cells with their tags, the kernel, the parameters."""
+    what = {
+        "kernel": kernel_name,
+        "parameters": nb.plain(parameters),
+        "cells": [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells],
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def begin(notebook: NotebookNode, who: Identity, digest: str) -> None:
+    """Write into a notebook whose run it holds.
+
+    :param digest: its :func:`fingerprint`.
+    """
+    record = {"key": who.key, "name": who.name, "fingerprint": digest, "state": "starting", "record": None}
+    notebook.metadata[METADATA_KEY] = NotebookNode(run=NotebookNode(record))
+
+
+def state_of(saved: NotebookNode) -> str:
+    """Tell how the run of a saved notebook stands; empty where it holds none."""
+    return str(_record(saved).get("state") or "")
+
+
+def why_not(saved: NotebookNode, prepared: NotebookNode, *, resume: str) -> str | None:
+    """Tell why the run that a saved notebook holds is not gone on with; None if it is.
+
+    :param saved: the executed notebook as an earlier try left it.
+    :param prepared: the notebook as it would be run now, with :func:`begin` applied.
+    :param resume: ``auto``, ``failed_cell`` or ``never``.
+    """
+    earlier, now = _record(saved), _record(prepared)
+    if resume == "never":
+        return "resume is 'never'"
+    if earlier.get("key") != now.get("key"):
+        return "its executed notebook holds another run"
+    if earlier.get("fingerprint") != now.get("fingerprint") or not _same_cells(saved, prepared):
+        return "the notebook, its parameters or its kernel have changed since"
+    state = state_of(saved)
+    if state == "cell-failed" and resume != "failed_cell":
+        return "it ended by the error of a cell (resume='failed_cell' would go on from there)"
+    if state in ("killed", "failed"):
+        return "it was killed" if state == "killed" else "it had failed"
+    if state not in ("running", "lost", "cell-failed", "completed", "stopped"):
+        return "its first cell had not been reached"
+    return None
+
+
+def take_over(prepared: NotebookNode, saved: NotebookNode) -> None:
+    """Put what an earlier process has saved of the run into the notebook.
+
+    A cell whose error ended the run becomes one that has not run yet, under the next number.
+    """
+    for cell, earlier in zip(prepared.cells, saved.cells, strict=True):
+        for key in ("papermill", "execution", METADATA_KEY):
+            if key in earlier.metadata:
+                cell.metadata[key] = earlier.metadata[key]
+        if cell.cell_type != "code":
+            continue
+        cell["outputs"] = earlier.get("outputs", [])
+        cell["execution_count"] = earlier.get("execution_count")
+        record = cell.metadata.get("papermill") or {}
+        if record.get("status") == "failed":
+            record["status"], record["exception"] = "pending", None
+            own = cell.metadata.setdefault(METADATA_KEY, NotebookNode())
+            attempt = own.get("attempt")
+            own["attempt"] = attempt + 1 if isinstance(attempt, int) else 2
+            own.pop("output_lost", None)
+            cell["outputs"], cell["execution_count"] = [], None
+    for key in ("start_time", "end_time", "duration", "exception"):
+        prepared.metadata["papermill"][key] = saved.metadata["papermill"].get(key)
+    prepared.metadata[METADATA_KEY]["run"] = saved.metadata[METADATA_KEY]["run"]
+    for key in ("language_info", "widgets"):
+        if key in saved.metadata:
+            prepared.metadata[key] = saved.metadata[key]
+
+
+def _record(notebook: NotebookNode) -> Mapping[str, Any]:
+    own = notebook.metadata.get(METADATA_KEY)
+    record = own.get("run") if isinstance(own, Mapping) else None
+    return record if isinstance(record, Mapping) else {}
+
+
+def _same_cells(saved: NotebookNode, prepared: NotebookNode) -> bool:
+    pairs = [(cell.cell_type, cell.source) for cell in saved.cells]
+    records = all(isinstance(cell.metadata.get("papermill"), Mapping) for cell in saved.cells)
+    head = isinstance(saved.metadata.get("papermill"), Mapping)
+    return head and records and pairs == [(cell.cell_type, cell.source) for cell in prepared.cells]

@@ -1,0 +1,91 @@
+"""Questions to the kernel beside the notebook's cells, and which of them have been answered; pure.
+
+On the shell channel a kernel does one thing after the other, so a question's answer also tells that whatever
+was sent before it has been dealt with.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_provider_smstudio.studio.execution import Execution
+from airflow_provider_smstudio.studio.recorder import HOUSEKEEPING
+from airflow_provider_smstudio.studio.wire import Message
+
+READY, BEHIND, INSTALL, STATE, FETCH, REFUSE = "ready", "behind", "install", "state", "fetch", "refuse"
+
+
+@dataclass
+class Inquiry:
+    """A question.
+
+    :ivar kind: what is asked: ``ready`` is the first ``kernel_info_request``, ``behind`` a request behind a cell
+        that runs nothing; the others concern the kernel's record.
+    :ivar asked: when, by the monotonic clock.
+    :ivar execution: the cell's request that it is about, if any.
+    """
+
+    kind: str
+    asked: float
+    execution: Execution | None
+    reply: Mapping[str, Any] | None = None
+    idle: bool = False
+
+
+class Inquiries:
+    """The questions that are open.
+
+    :param session_id: the client session's id.
+    """
+
+    def __init__(self, session_id: str) -> None:
+        self._session_id = session_id
+        self._open: dict[str, Inquiry] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._open)
+
+    def pending(self, *kinds: str) -> bool:
+        """Tell whether a question of one of these kinds is open."""
+        return any(inquiry.kind in kinds for inquiry in self._open.values())
+
+    def oldest(self) -> float | None:
+        """Tell when the oldest open question was asked."""
+        return min((inquiry.asked for inquiry in self._open.values()), default=None)
+
+    def new_id(self) -> str:
+        """Make an id for a question that the kernel's record shall not hold."""
+        return f"{self._session_id}{HOUSEKEEPING}{uuid.uuid4().hex}"
+
+    def ask(self, message: Message, kind: str, now: float, execution: Execution | None = None) -> Message:
+        """Note a question that is about to be sent."""
+        self._open[message["header"]["msg_id"]] = Inquiry(kind, now, execution)
+        return message
+
+    def drop(self, *kinds: str) -> None:
+        """Forget questions; of these kinds, or all."""
+        self._open = {key: found for key, found in self._open.items() if kinds and found.kind not in kinds}
+
+    def owns(self, parent: str) -> bool:
+        """Tell whether a message with this parent belongs to an open question."""
+        return parent in self._open
+
+    def take(self, parent: str, message: Message) -> Inquiry | None:
+        """Take a message that belongs to an open question.
+
+        :return: the question when that answered it: reply and idle have come, since only the idle proves that
+            outputs are heard as well. It is not open any more then.
+        """
+        inquiry = self._open[parent]
+        msg_type = message["header"].get("msg_type", "")
+        if message["channel"] != "iopub" and msg_type.endswith("_reply"):
+            inquiry.reply = message["content"]
+        elif msg_type == "status" and message["content"].get("execution_state") == "idle":
+            inquiry.idle = True
+        if inquiry.reply is None or not inquiry.idle:
+            return None
+        del self._open[parent]
+        return inquiry

@@ -1,0 +1,493 @@
+"""Keeps, inside an IPython kernel, a record of what the kernel did for a run; sent there as source text.
+
+It runs on whatever Python and ipykernel the image has: standard library only, Python 3.6 syntax, ipykernel 5
+and later. It is no module of the user's: it lives in ``sys.modules`` under :data:`MODULE`, adds no name to the
+notebook's namespace, and wraps three methods of the kernel. A failure in here never reaches the kernel; it ends
+the recording and shows as ``broken``. :mod:`~airflow_provider_smstudio.studio.recorder` is the other side.
+"""
+
+import base64
+import sys
+from json import dumps, loads
+from os import getpid
+from threading import Event, RLock
+from time import time
+from types import ModuleType
+from typing import Any
+
+MODULE = "_smstudio_record"
+VERSION = 1
+HOUSEKEEPING = "-record-"
+METADATA_KEY = "smstudio"
+
+KEPT_TYPES = frozenset(
+    "stream display_data update_display_data execute_result error clear_output comm_open comm_msg comm_close "
+    "execute_input".split()
+)
+
+_DELIMITER = b"<IDS|MSG>"
+_NOTED = frozenset(["status", "execute_input", "execute_reply"])
+_LONGEST_REPLY = 256 * 1024
+_LONGEST_EVALUE = 10000
+_SETTLE_SECONDS = 60
+
+
+class Impossible(Exception):  # noqa: N818  # no error of the notebook's; it says why there is no record
+    """The kernel's internals are not as this module knows them."""
+
+
+class Answer:
+    """JSON text that IPython shows as it is: as a bundle, pretty-printed, or by ``repr`` under ``%pprint``.
+
+    :param text: the JSON text, ASCII only.
+    """
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(self.text)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> "dict[str, str]":
+        return {"text/plain": self.text}
+
+
+class Request:
+    """What the kernel did for one request.
+
+    :param msg_id: the request's id.
+    """
+
+    __slots__ = ("began", "dropped", "dropped_bytes", "ended", "heard", "idle", "kept", "msg_id", "reply", "size")
+
+    def __init__(self, msg_id: str) -> None:
+        self.msg_id = msg_id
+        self.began: float | None = None
+        self.ended: float | None = None
+        self.idle: float | None = None
+        self.heard = False
+        self.kept: list[tuple[Any, ...]] = []
+        self.size = 0
+        self.dropped = 0
+        self.dropped_bytes = 0
+        self.reply = '"reply": null, "reply_header": null, "reply_cut": false'
+
+    def entry(self) -> str:
+        """Write the request's line of the ledger as JSON."""
+        fields = {
+            "id": self.msg_id,
+            "began": self.began,
+            "ended": self.ended,
+            "idle": self.idle,
+            "kept": len(self.kept),
+            "bytes": self.size,
+            "dropped": self.dropped,
+            "dropped_bytes": self.dropped_bytes,
+        }
+        return dumps(fields)[:-1] + ", " + self.reply + "}"
+
+
+class Record:
+    """The requests of one run, in order of arrival, and the messages that the kernel sent for them.
+
+    :param run: the run's key.
+    :param limit: how many bytes of messages may be kept; 0 keeps the ledger alone.
+    """
+
+    def __init__(self, run: str, limit: int) -> None:
+        self.run = run
+        self.limit = limit
+        self.sessions: set[str] = set()
+        self.refused: set[str] = set()
+        self.broken: str | None = None
+        self._requests: dict[str, Request] = {}
+        self._order: list[Request] = []
+        self._size = 0
+        self._parents: dict[bytes, Request | None] = {}
+        self._lock = RLock()  # a garbage collection may run anything on the thread that holds it
+
+    def admit(self, session: str, limit: int) -> None:
+        """Record the requests of one more client session, such as that of a worker that took over."""
+        with self._lock:
+            self.sessions.add(session)
+            self.limit = limit
+            self._parents.clear()
+
+    def on_wire(self, parts: "list[Any]") -> None:
+        """Take a message of the iopub channel, as it goes over the wire."""
+        header, parent, metadata, content = parts[parts.index(_DELIMITER) + 2 :][:4]
+        buffers = parts[parts.index(_DELIMITER) + 6 :]
+        with self._lock:
+            request = self._request_of(parent)
+            if request is None:
+                return
+            kind = _parse(header)["msg_type"]
+            if kind == "status":
+                state = _parse(content)["execution_state"]
+                if state == "busy":
+                    request.began = request.began or time()
+                elif state == "idle":
+                    request.idle = time()
+            elif kind in KEPT_TYPES:
+                self._keep(request, [header, parent, metadata, content], buffers)
+
+    def on_input(self, msg_id: str, metadata: Any) -> None:
+        """Hear what a request tells us besides its code: which outputs its sender has saved."""
+        with self._lock:
+            request = self._request(msg_id)
+            if request.heard:
+                return
+            request.heard = True  # once, or output that came meanwhile would be forgotten unseen
+            ours = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
+            saved = ours.get("saved") if isinstance(ours, dict) else None
+            if isinstance(saved, list):
+                self._forget(saved)
+
+    def on_reply(self, msg_id: str, header: Any, content: Any) -> None:
+        """Take the reply to a request; header and content are plain JSON values."""
+        text, cut = dumps(content), "false"
+        if len(text) > _LONGEST_REPLY:
+            text, cut = dumps(_shortened(content)), "true"
+        with self._lock:
+            request = self._request(msg_id)
+            if request.ended is not None:
+                return  # the same request once more, put aside: the first answer is what happened
+            request.ended = time()
+            request.reply = f'"reply": {text}, "reply_header": {dumps(header)}, "reply_cut": {cut}'
+
+    def state(self, since: int, max_bytes: int) -> str:
+        """Write the ledger from an index on, as JSON; ``next`` is where to go on if it is too long."""
+        entries: list[str] = []
+        size = 0
+        following: int | None = None
+        with self._lock:
+            for request in self._order[since:]:
+                entry = request.entry()
+                if entries and size + len(entry) > max_bytes:
+                    following = since + len(entries)
+                    break
+                entries.append(entry)
+                size += len(entry)
+            fields = {
+                "run": self.run,
+                "version": VERSION,
+                "broken": self.broken,
+                "since": since,
+                "total": len(self._order),
+                "next": following,
+            }
+        return dumps(fields)[:-1] + ', "requests": [' + ", ".join(entries) + "]}"
+
+    def fetch(self, msg_id: str, start: int, max_bytes: int) -> str:
+        """Write the kept messages of a request from an index on, as JSON; a long one alone."""
+        with self._lock:
+            request = self._requests.get(msg_id)
+            if request is None:
+                return "null"
+            kept, dropped = request.kept[start:], request.dropped
+        pieces: list[str] = []
+        size = 0
+        following: int | None = None
+        for parts in kept:
+            piece = _literal(parts)
+            if pieces and size + len(piece) > max_bytes:
+                following = start + len(pieces)
+                break
+            pieces.append(piece)
+            size += len(piece)
+        fields = {"next": following, "dropped": dropped}
+        return dumps(fields)[:-1] + ', "messages": [' + ", ".join(pieces) + "]}"
+
+    def forget(self, msg_ids: "list[str]") -> str:
+        """Drop the messages of requests; what they send later is kept anew."""
+        with self._lock:
+            return dumps({"forgot": self._forget(msg_ids)})
+
+    def refuse(self, msg_id: str) -> str:
+        """Have a request that has not come yet put aside if it comes after all; tell whether it had not."""
+        with self._lock:
+            late = msg_id not in self._requests
+            if late:
+                self.refused.add(msg_id)
+            return dumps({"refused": late})
+
+    def puts_aside(self, msg_id: str) -> bool:
+        """Tell whether a request shall not run: it was refused, or has run already under this id."""
+        with self._lock:
+            known = self._requests.get(msg_id)
+            return msg_id in self.refused or (known is not None and known.heard)
+
+    def _forget(self, msg_ids: "list[Any]") -> int:
+        forgot = 0
+        for msg_id in msg_ids:
+            request = self._requests.get(msg_id) if isinstance(msg_id, str) else None
+            if request is not None:
+                forgot += len(request.kept)
+                self._size -= request.size
+                request.kept, request.size = [], 0
+        return forgot
+
+    def _request(self, msg_id: str) -> Request:
+        request = self._requests.get(msg_id)
+        if request is None:
+            request = self._requests[msg_id] = Request(msg_id)
+            self._order.append(request)
+        return request
+
+    def _request_of(self, parent: bytes) -> "Request | None":
+        """Tell which recorded request a message belongs to; most messages in a row have the same parent."""
+        if parent in self._parents:
+            return self._parents[parent]
+        header = _parse(parent)
+        msg_id = header.get("msg_id")
+        ours = header.get("session") in self.sessions and header.get("msg_type") == "execute_request"
+        ours = ours and HOUSEKEEPING not in msg_id and msg_id not in self.refused
+        request = self._request(msg_id) if ours else None
+        if len(self._parents) >= 16:
+            self._parents.clear()
+        self._parents[parent] = request
+        return request
+
+    def _keep(self, request: Request, parts: "list[bytes]", buffers: "list[Any]") -> None:
+        size = sum(map(len, parts)) + sum(memoryview(buffer).nbytes for buffer in buffers)
+        if self._size + size > self.limit:
+            request.dropped += 1
+            request.dropped_bytes += size
+            return
+        if request.kept and request.kept[-1][1] == parts[1]:
+            parts[1] = request.kept[-1][1]  # one copy of the parent for all
+        # A buffer may be the user's own memory, which changes.
+        request.kept.append((*parts, [bytes(buffer) for buffer in buffers]))
+        request.size += size
+        self._size += size
+
+
+class Recorder:
+    """The hooks in a kernel.
+
+    :param shell: IPython's shell.
+    """
+
+    def __init__(self, shell: Any) -> None:
+        self.record = Record("", 0)
+        self._shell = shell
+        self._pid = getpid()
+        self._last_parent: Any = None
+        self._last_result: tuple[Any, Any] | None = None
+        kernel = self._kernel = _found(shell, "kernel")
+        session = _found(kernel, "session")
+        thread = _found(kernel, "iopub_thread") or _found(_found(kernel, "iopub_socket"), "io_thread")
+        for owner, what in (
+            (thread, "_really_send"),
+            (thread, "schedule"),
+            (session, "send"),
+            (session, "pack"),
+            (shell, "set_parent"),
+            (kernel, "should_handle"),
+        ):
+            if not callable(_found(owner, what)):
+                raise Impossible(f"the kernel has no {what}")
+        self._session = session
+        self._thread = thread
+        if _parse(self._session.pack({"a": [1, "\u00e9"]})) != {"a": [1, "\u00e9"]}:
+            raise Impossible("the kernel's messages are not JSON")
+        self._really_send = self._thread._really_send
+        self._send = self._session.send
+        self._should_handle = self._kernel.should_handle
+
+    def attach(self) -> None:
+        """Start to see messages."""
+        self._thread._really_send = self._on_wire
+        self._session.send = self._on_send
+        self._kernel.should_handle = self._on_request
+
+    def detach(self) -> None:
+        """Put the kernel's own methods back, unless somebody wrapped ours meanwhile; then go silent."""
+        self.record.broken = "it was replaced"
+        for owner, name, ours in (
+            (self._thread, "_really_send", self._on_wire),
+            (self._session, "send", self._on_send),
+            (self._kernel, "should_handle", self._on_request),
+        ):
+            if getattr(owner, name) == ours:
+                delattr(owner, name)
+
+    def answer(self, operation: str, arguments: "tuple[Any, ...]") -> str:
+        """Answer a question of the client's as JSON, and leave the shell as the user's last cell left it."""
+        self.guard(self._restore)
+        settled = Event()
+        self._thread.schedule(settled.set)
+        if not settled.wait(_SETTLE_SECONDS):
+            raise Impossible("the kernel's output thread does not answer")
+        text = str(getattr(self.record, operation)(*arguments))
+        if operation == "state":
+            text = text[:-1] + f', "count": {dumps(self._shell.execution_count)}' + "}"
+        return text
+
+    def guard(self, call: Any, *arguments: Any) -> None:
+        """Call something of ours from within the kernel; if it fails, the record ends and the kernel goes on."""
+        if self.record.broken is not None:
+            return
+        try:
+            call(*arguments)
+        except BaseException as error:
+            self.record.broken = f"{getattr(call, '__name__', call)}: {_described(error)}"
+            if not isinstance(error, Exception):
+                raise  # an interrupt is the user's
+
+    def _on_wire(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self._really_send(*args, **kwargs)
+        finally:
+            if getpid() == self._pid:  # a forked child pipes its messages to this process, which records them
+                self.guard(self.record.on_wire, _argument(args, kwargs, 0, "msg"))
+
+    def _on_request(self, *args: Any, **kwargs: Any) -> Any:
+        request = _argument(args, kwargs, 1, "msg")
+        header = request.get("header") if isinstance(request, dict) else None
+        msg_id = header.get("msg_id") if isinstance(header, dict) else None
+        if isinstance(msg_id, str) and self.record.puts_aside(msg_id):
+            self.guard(self._restore)
+            return False
+        return self._should_handle(*args, **kwargs)
+
+    def _on_send(self, *args: Any, **kwargs: Any) -> Any:
+        sent = self._send(*args, **kwargs)
+        kind = _argument(args, kwargs, 1, "msg_or_type")
+        if isinstance(kind, str) and kind in _NOTED and getpid() == self._pid:
+            self.guard(self._note, kind, sent, _argument(args, kwargs, 3, "parent"))
+        return sent
+
+    def _note(self, kind: str, sent: Any, parent: Any) -> None:
+        if not isinstance(sent, dict) or not isinstance(parent, dict):
+            return
+        header = parent.get("header", parent)
+        msg_id = header.get("msg_id")
+        if header.get("msg_type") != "execute_request" or not isinstance(msg_id, str):
+            return
+        if HOUSEKEEPING in msg_id:
+            if kind == "status" and sent["content"]["execution_state"] == "busy":
+                self._last_result = (self._shell.last_execution_result, self._shell.last_execution_succeeded)
+            return
+        if kind == "status":
+            return
+        self._last_parent = parent
+        if header.get("session") not in self.record.sessions or msg_id in self.record.refused:
+            return
+        if kind == "execute_input" or sent["content"].get("status") == "aborted":
+            self.record.on_input(msg_id, parent.get("metadata"))
+        if kind == "execute_reply":
+            pack = self._session.pack
+            self.record.on_reply(msg_id, _parse(pack(sent["header"])), _parse(pack(sent["content"])))
+
+    def _restore(self) -> None:
+        """Undo what our silent request changed: the last result, and where a thread's late output belongs."""
+        if self._last_result is not None:
+            self._shell.last_execution_result, self._shell.last_execution_succeeded = self._last_result
+            self._last_result = None
+        if self._last_parent is not None:
+            self._shell.set_parent(self._last_parent)
+
+
+_recorder: Any = None
+
+
+def install(module: ModuleType, run: str, session: str, limit: int) -> Answer:
+    """Start to record a run, or go on with its record.
+
+    :param module: this module; it is put into ``sys.modules`` if recording is possible.
+    :param run: the run's key; another run's record is thrown away.
+    :param session: the client session whose requests are the run's.
+    :param limit: how many bytes of messages may be kept.
+    """
+    global _recorder
+    try:
+        recorder = _recorder
+        if recorder is None:
+            recorder = Recorder(__import__("IPython").get_ipython())
+            former = sys.modules.get(MODULE)
+            if former is not None and former is not module:
+                former.uninstall()
+            recorder.attach()
+            _recorder = recorder
+            sys.modules[MODULE] = module
+        resumed = recorder.record.run == run
+        if not resumed:
+            recorder.record = Record(run, limit)
+        recorder.record.admit(session, limit)
+        text = recorder.answer("state", (0, 0))
+        broken = loads(text)["broken"]
+    except Exception as error:
+        return Answer(dumps({"ok": False, "reason": _described(error), "resumed": False}))
+    return Answer(dumps({"ok": broken is None, "reason": broken, "resumed": resumed}))
+
+
+def answer(operation: str, *arguments: Any) -> Answer:
+    """Answer a question of the client's.
+
+    :param operation: ``state``, ``fetch``, ``forget`` or ``refuse``, of :class:`Record`.
+    """
+    try:
+        if _recorder is None:
+            raise Impossible("it is not installed")
+        return Answer(_recorder.answer(operation, arguments))
+    except Exception as error:
+        return Answer(dumps({"failed": _described(error)}))
+
+
+def uninstall() -> None:
+    """Take the hooks out of the kernel and throw the record away."""
+    global _recorder
+    if _recorder is not None:
+        _recorder.detach()
+    _recorder = None
+    sys.modules.pop(MODULE, None)
+
+
+def _found(owner: Any, name: str) -> Any:
+    return getattr(owner, name, None)
+
+
+def _parse(part: Any) -> Any:
+    # Session packs with surrogateescape: a file name's stray byte is that byte on the wire.
+    return loads(bytes(part).decode("utf-8", "surrogateescape"))
+
+
+def _literal(parts: "tuple[Any, ...]") -> str:
+    header, parent, metadata, content, buffers = parts
+    message = {
+        "channel": "iopub",
+        "header": _parse(header),
+        "parent_header": _parse(parent),
+        "metadata": _parse(metadata),
+        "content": _parse(content),
+        "buffers": [base64.b64encode(buffer).decode("ascii") for buffer in buffers],
+    }
+    return dumps(message)
+
+
+def _shortened(content: Any) -> "dict[str, Any]":
+    """Keep of a huge reply what tells how the request ended."""
+    short = {key: content[key] for key in ("status", "execution_count", "ename") if key in content}
+    if "evalue" in content:
+        short["evalue"] = str(content["evalue"])[:_LONGEST_EVALUE]
+    payload = content.get("payload")
+    if isinstance(payload, list):
+        exits = [item for item in payload if isinstance(item, dict) and item.get("source") == "ask_exit"]
+        short["payload"] = exits
+    return short
+
+
+def _argument(args: "tuple[Any, ...]", kwargs: "dict[str, Any]", position: int, name: str) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name)
+
+
+def _described(error: BaseException) -> str:
+    if isinstance(error, Impossible):
+        return str(error)
+    return f"{type(error).__name__}: {str(error)[:500]}"

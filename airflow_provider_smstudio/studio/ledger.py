@@ -1,0 +1,175 @@
+"""What happens in a run, written into the metadata of its notebook; pure.
+
+The times are those of papermill (``metadata.papermill``) and of JupyterLab (``metadata.execution`` of a cell).
+Below ``metadata.smstudio`` stands what a later process needs to go on with the run: how it stands
+(``run.state``), whether the kernel keeps a record, and for each cell the id and the number of its request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from nbformat import NotebookNode
+
+from airflow_provider_smstudio.studio.errors import CellError, RunError, RunKilledError, StudioError
+from airflow_provider_smstudio.studio.notebook import METADATA_KEY, CodeCell
+from airflow_provider_smstudio.studio.wire import Message
+
+
+class Ledger:
+    """Keeps the records of one run.
+
+    :param notebook: the notebook, with :func:`notebook.begin_metadata` applied.
+    :param now: the monotonic clock's reading at this moment, in seconds.
+    :param started_at: the wall clock's reading at this moment; the current time by default.
+    :param resumed: the notebook holds the records of an earlier process, which are gone on with.
+    """
+
+    def __init__(
+        self, notebook: NotebookNode, now: float, started_at: datetime | None, *, resumed: bool = False
+    ) -> None:
+        self._notebook = notebook
+        self._zero = now
+        self._zero_at = started_at or datetime.now(timezone.utc)
+        record = notebook.metadata["papermill"]
+        first = _moment(record.get("start_time")) if resumed else None
+        if first is None:
+            self._begin(record, now)
+        else:
+            record.update(end_time=None, duration=None, exception=False)
+            self._zero -= (self._zero_at - first).total_seconds()
+            self._zero_at = first
+        self._run["state"] = "running"
+
+    def kernel_ready(self, info: Mapping[str, Any], *, records: bool) -> None:
+        """Note the kernel's language, as its ``kernel_info_reply`` tells it, and its kind."""
+        self._run["can_record"] = records
+        if isinstance(info.get("language_info"), Mapping):
+            self._notebook.metadata["language_info"] = NotebookNode(info["language_info"])
+
+    @property
+    def records(self) -> bool:
+        """Whether the kernel is of a kind that can keep a record."""
+        return self._run.get("can_record") is True
+
+    @property
+    def recorded(self) -> bool | None:
+        """Whether the kernel keeps a record of the run; None where that is not known."""
+        found = self._run.get("record")
+        return found if isinstance(found, bool) else None
+
+    def recording(self, on: bool) -> None:
+        """Note whether the kernel keeps a record of the run."""
+        self._run["record"] = on
+
+    def has_run(self, cell: CodeCell) -> bool:
+        """Tell whether a cell has run to an end that let the run go on."""
+        return str((self._metadata(cell).get("papermill") or {}).get("status")) == "completed"
+
+    def is_running(self, cell: CodeCell) -> bool:
+        """Tell whether a cell was running when the notebook was last saved."""
+        return str((self._metadata(cell).get("papermill") or {}).get("status")) == "running"
+
+    def started(self, cell: CodeCell, now: float) -> float:
+        """Tell when a cell was started, by the monotonic clock; ``now`` where nothing says so."""
+        moment = _moment((self._metadata(cell).get("papermill") or {}).get("start_time"))
+        if moment is None or not self.is_running(cell):
+            return now
+        return min(self._zero + (moment - self._zero_at).total_seconds(), now)
+
+    def attempt(self, cell: CodeCell) -> int:
+        """Return the number of a cell's request on this kernel, from 1."""
+        found = (self._metadata(cell).get(METADATA_KEY) or {}).get("attempt")
+        return found if isinstance(found, int) and found > 0 else 1
+
+    def set_attempt(self, cell: CodeCell, attempt: int) -> None:
+        """Note the number of a cell's request."""
+        self._own(cell)["attempt"] = attempt
+
+    def cell_started(self, cell: CodeCell, now: float, msg_id: str) -> None:
+        """Note that a cell's request is made."""
+        self._own(cell).update(msg_id=msg_id, attempt=self.attempt(cell))
+        self._begin(self._metadata(cell)["papermill"], now)
+
+    def cell_count(self, cell: CodeCell, count: object) -> None:
+        """Note a cell's execution count, where a message tells it."""
+        if isinstance(count, int):
+            self._notebook.cells[cell.index]["execution_count"] = count
+
+    def cell_message(self, cell: CodeCell, key: str, message: Message) -> None:
+        """Note when a message of a cell was made, under JupyterLab's name for it."""
+        moment = message["header"].get("date")
+        if isinstance(moment, str):
+            self._metadata(cell).setdefault("execution", NotebookNode())[key] = moment
+
+    def cell_lost_output(self, cell: CodeCell, reasons: list[str]) -> None:
+        """Note that output of a cell is missing, and why."""
+        self._own(cell)["output_lost"] = list(reasons)
+
+    def cell_ended(self, cell: CodeCell, now: float, seconds: float, *, failed: bool) -> None:
+        """Note that a cell ended, and whether by an error that ends the run."""
+        self._end(self._metadata(cell)["papermill"], now, seconds, failed)
+
+    def last_count(self, cells: list[CodeCell]) -> int:
+        """Return the highest execution count of any cell that has run to its end."""
+        counts = [self._notebook.cells[cell.index].get("execution_count") for cell in cells if self.has_run(cell)]
+        return max((count for count in counts if isinstance(count, int)), default=0)
+
+    def forget_count(self, cell: CodeCell) -> None:
+        """Take back a cell's execution count, which is not known."""
+        self._notebook.cells[cell.index]["execution_count"] = None
+
+    def ended(self, now: float, error: StudioError | None, *, early: bool) -> None:
+        """Note that the run ended, by which error, and whether the notebook ended it before its last cell."""
+        failed = error is not None
+        self._run["state"] = _state(error, early=early)
+        if not failed and not early:
+            for cell in self._notebook.cells:  # as papermill does with cells that had nothing to run
+                if cell.metadata["papermill"]["status"] == "pending":
+                    cell.metadata["papermill"]["status"] = "completed"
+        self._end(self._notebook.metadata["papermill"], now, now - self._zero, failed)
+
+    def _begin(self, record: dict[str, Any], now: float) -> None:
+        record.update(start_time=self._at(now), end_time=None, duration=None, exception=False)
+        if "status" in record:
+            record["status"] = "running"
+
+    def _end(self, record: dict[str, Any], now: float, seconds: float, failed: bool) -> None:
+        record.update(end_time=self._at(now), duration=round(seconds, 6), exception=failed)
+        if "status" in record:
+            record["status"] = "failed" if failed else "completed"
+
+    def _at(self, now: float) -> str:
+        return (self._zero_at + timedelta(seconds=now - self._zero)).isoformat()
+
+    @property
+    def _run(self) -> NotebookNode:
+        own = self._notebook.metadata.setdefault(METADATA_KEY, NotebookNode())
+        return own.setdefault("run", NotebookNode())  # type: ignore[no-any-return]  # nbformat is untyped
+
+    def _own(self, cell: CodeCell) -> NotebookNode:
+        metadata = self._metadata(cell)
+        return metadata.setdefault(METADATA_KEY, NotebookNode())  # type: ignore[no-any-return]  # untyped
+
+    def _metadata(self, cell: CodeCell) -> NotebookNode:
+        return self._notebook.cells[cell.index].metadata  # type: ignore[no-any-return]  # nbformat is untyped
+
+
+def _state(error: StudioError | None, *, early: bool) -> str:
+    if error is None:
+        return "stopped" if early else "completed"
+    if not isinstance(error, RunError):
+        return "lost"  # the way to it, not the run itself, has failed
+    if isinstance(error, CellError):
+        return "cell-failed"
+    return "killed" if isinstance(error, RunKilledError) else "failed"
+
+
+def _moment(text: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return moment if moment is not None and moment.tzinfo is not None else None

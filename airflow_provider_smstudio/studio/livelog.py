@@ -1,0 +1,231 @@
+"""A run as lines of a log: what is being waited for, how far it is, and what the cells print, as it comes.
+
+Groups are marked as Airflow's log view folds them (``::group::``). The lines of a cell's output are written
+as soon as they are complete; progress bars, which rewrite one line for ever, now and then.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+
+from nbformat import NotebookNode
+
+from airflow_provider_smstudio.studio import events as ev
+from airflow_provider_smstudio.studio.errors import CellError
+from airflow_provider_smstudio.studio.notebook import CodeCell
+
+Write = Callable[[int, str], None]
+"""Takes a level of :mod:`logging` and a line."""
+
+_LONGEST_LINE = 10_000
+_LONGEST_REPORT = 400
+_REWRITE_INTERVAL = 10.0
+
+
+class LineSplitter:
+    """Cuts a stream's pieces into lines; what carriage returns rewrite is shown every ten seconds.
+
+    :param clock: a monotonic clock, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._open: list[str] = []
+        self._length = 0
+        self._rewritten_at: float | None = None
+
+    def feed(self, text: str) -> Iterator[str]:
+        """Take the next piece; yield the lines that it completes."""
+        *complete, rest = text.split("\n")
+        for line in complete:
+            yield _last_writing("".join([*self._open, line]))
+            self._open, self._length = [], 0
+        if self._length <= _LONGEST_LINE or "\r" in rest:  # what is beyond would be cut anyway
+            self._open.append(rest)
+            self._length += len(rest)
+        if "\r" in rest.rstrip("\r"):
+            line = _last_writing("".join(self._open))
+            self._open, self._length = [line], len(line)
+            now = self._clock()
+            if self._rewritten_at is None or now >= self._rewritten_at + _REWRITE_INTERVAL:
+                self._rewritten_at = now
+                yield line
+
+    def rest(self) -> Iterator[str]:
+        """Yield the line that never ended, if there is one."""
+        line = _last_writing("".join(self._open))
+        self._open, self._length = [], 0
+        if line:
+            yield line
+
+
+def _last_writing(line: str) -> str:
+    return line.rstrip("\r").rpartition("\r")[2]
+
+
+class LiveLog:
+    """A listener for :class:`NotebookRunner` that writes log lines.
+
+    :param write: takes level and line.
+    :param show_output: whether to write what cells print, besides their progress.
+    :param max_lines: how many lines of output to write for each cell; the notebook keeps all of them.
+    :param clock: a monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self,
+        write: Write,
+        *,
+        show_output: bool = True,
+        max_lines: int = 2000,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._write = write
+        self._show_output = show_output
+        self._max_lines = max_lines
+        self._clock = clock
+        self._streams: dict[tuple[int, str], LineSplitter] = {}
+        self._written: dict[int, int] = {}
+        self._current: CodeCell | None = None
+        self._group_open = False
+
+    def __call__(self, event: ev.Event) -> None:
+        """Take an event of the run."""
+        if isinstance(event, ev.KernelReady):
+            banner = str(event.info.get("banner") or event.info.get("implementation") or "").strip()
+            self._info(f"the kernel is ready: {banner.splitlines()[0] if banner else 'no banner'}")
+        elif isinstance(event, ev.CellStarted):
+            self._current = event.cell
+            self._info(f"cell {event.cell.number}/{event.total}: {event.cell.title}")
+        elif isinstance(event, ev.CellOutput):
+            self._output(event.cell, event.output)
+        elif isinstance(event, ev.OutputLost):
+            self._write(logging.WARNING, f"OUTPUT LOST in cell {event.cell.number}: {event.reason}")
+        elif isinstance(event, _CONNECTION):
+            self._write(*_about_the_connection(event))
+        elif isinstance(event, ev.CellFinished):
+            self._finished(event)
+        elif isinstance(event, ev.Finished):
+            self._rest()
+
+    def _finished(self, event: ev.CellFinished) -> None:
+        self._rest()
+        name, error = f"cell {event.cell.number}/{event.total}", event.error
+        if error is None:
+            self._info(f"{name} done in {event.seconds:.2f} s")
+            return
+        if not isinstance(error, CellError):
+            self._write(logging.ERROR, _clip(f"{name} ended after {event.seconds:.2f} s: {error}"))
+            return
+        self._write(
+            logging.ERROR, _clip(f"{name} raised {error.ename} after {event.seconds:.2f} s: {error.evalue}")
+        )
+        for line in error_report(error):
+            self._write(logging.ERROR, _clip(line))
+
+    def _output(self, cell: CodeCell, output: NotebookNode) -> None:
+        kind = output["output_type"]
+        if not self._show_output or kind == "error":
+            return
+        if kind == "stream":
+            splitter = self._streams.setdefault((cell.number, output["name"]), LineSplitter(self._clock))
+            lines = splitter.feed(output["text"])
+        else:
+            lines = _describe(output)
+        for line in lines:
+            self._line(cell, line)
+
+    def _line(self, cell: CodeCell, line: str) -> None:
+        count = self._written[cell.number] = self._written.get(cell.number, 0) + 1
+        if count > self._max_lines + 1:
+            return
+        if count > self._max_lines:
+            line = f"… more than {self._max_lines} lines; all of them are in the executed notebook"
+        if cell is not self._current:
+            line = f"[cell {cell.number}] {line}"
+        elif not self._group_open:
+            self._info(f"::group::output of cell {cell.number}")
+            self._group_open = True
+        self._info(_clip(line))
+
+    def _rest(self) -> None:
+        """Write what is left of the cell's streams, and close its group."""
+        cell = self._current
+        if cell is not None:
+            for key in [key for key in self._streams if key[0] == cell.number]:
+                for line in self._streams.pop(key).rest():
+                    self._line(cell, line)
+        if self._group_open:
+            self._info("::endgroup::")
+            self._group_open = False
+        self._current = None
+
+    def _info(self, line: str) -> None:
+        self._write(logging.INFO, line)
+
+
+_CONNECTION = (
+    ev.Reattached,
+    ev.Disconnected,
+    ev.Reconnected,
+    ev.Reconnect,
+    ev.OutputRecovered,
+    ev.RecordEnded,
+    ev.CellSentAgain,
+)
+
+
+def _about_the_connection(event: ev.Event) -> tuple[int, str]:
+    """Tell what happened between us and the kernel."""
+    if isinstance(event, ev.Reattached):
+        return logging.INFO, f"reattached: {event.done} of {event.total} cells had run"
+    if isinstance(event, ev.Disconnected):
+        following = f"trying again in {event.retry_in:.1f} s" if event.retry_in else "connecting again"
+        return logging.WARNING, f"{event.reason}; the run goes on by itself, {following}"
+    if isinstance(event, ev.Reconnected):
+        return logging.INFO, f"connected again after {event.seconds:.1f} s"
+    if isinstance(event, ev.OutputRecovered):
+        text = f"{event.messages} messages of cell {event.cell.number} had not arrived; fetched from its kernel"
+        return logging.INFO, text
+    if isinstance(event, ev.RecordEnded):
+        return logging.WARNING, f"the kernel keeps no record of its output: {event.reason}"
+    if isinstance(event, ev.CellSentAgain):
+        return logging.WARNING, f"cell {event.cell.number} is sent again: {event.reason}"
+    return logging.DEBUG, "opening the kernel's websocket anew"
+
+
+def error_report(error: CellError) -> Iterator[str]:
+    """Yield a failing cell's source and traceback as lines."""
+    yield f"---- source of cell {error.cell_number} ----"
+    yield from _some(error.source.splitlines())
+    yield "---- traceback ----"
+    yield from _some(error.traceback.splitlines())
+    yield "-------------------"
+
+
+def _some(lines: list[str]) -> list[str]:
+    """Return the first and the last lines of many: a traceback's end says most."""
+    if len(lines) <= _LONGEST_REPORT:
+        return lines
+    half = _LONGEST_REPORT // 2
+    left_out = len(lines) - 2 * half
+    return [*lines[:half], f"… {left_out} lines, in the executed notebook …", *lines[-half:]]
+
+
+def _clip(line: str) -> str:
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}… ({len(line)} characters)"
+
+
+def _describe(output: NotebookNode) -> Iterator[str]:
+    """Yield the text of a rich output, and what else it has."""
+    data = output.get("data") or {}
+    text = data.get("text/plain")
+    if "text/markdown" in data:
+        text = data["text/markdown"]  # beside it the plain text is only the object's repr
+    if text:
+        yield from ("".join(text) if isinstance(text, list) else str(text)).splitlines()
+    for mime, value in data.items():
+        if mime.startswith("image/"):
+            yield f"[{mime}, {len(value) / 1024:.0f} KiB, in the executed notebook]"

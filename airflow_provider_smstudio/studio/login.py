@@ -1,0 +1,357 @@
+"""From a presigned URL to an authenticated HTTP session with Studio, and back to one when it has ended.
+
+What is known of the front door: the presigned URL sets cookies and leads to the app; an expired one leads to
+a sign-in page on another host; while the app starts, a loading page stands in its place. What an ended login
+answers is not documented, so every plausible answer counts: 401, 403, a redirect, HTML where JSON is due.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl, urljoin, urlsplit
+
+import requests
+from requests.cookies import get_cookie_header
+
+from airflow_provider_smstudio.studio.app_types import BASE_PATHS, JUPYTER_LAB, JUPYTER_SERVER
+from airflow_provider_smstudio.studio.errors import (
+    AppFailedError,
+    AppNotReadyError,
+    InvalidInputError,
+    LoginError,
+    LoginLinkExpiredError,
+    ServerError,
+    SessionExpiredError,
+)
+from airflow_provider_smstudio.studio.redact import protect_library_logs
+
+log = logging.getLogger(__name__)
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_DEAD_STATUSES = ("Terminated", "Failed", "Deleted")
+_TRIES = 3
+_LOGIN_PAUSES = (0.5, 2.0)
+_READ_TIMEOUT = 60.0
+
+
+class _NoAnswerError(LoginError):
+    """The connection to Studio failed; trying again may help."""
+
+
+class StudioSession:
+    """An authenticated HTTP session with one Studio app.
+
+    It logs in when first used, and anew when the login has ended, transparently and once for each request
+    that fails so. Cookies stay with the host of the presigned URL; redirects to another host are not followed.
+
+    :param presign: makes a fresh presigned URL; called for each login.
+    :param app_type: ``JupyterLab`` or ``JupyterServer``.
+    :param verify: True for the system's certificates, or the path of a CA bundle. Never False.
+    :param on_secret: told every secret that is met, so that it can be masked elsewhere too.
+    """
+
+    def __init__(
+        self,
+        presign: Callable[[], str],
+        app_type: str,
+        *,
+        verify: bool | str = True,
+        on_secret: Callable[[str], None] | None = None,
+    ) -> None:
+        if app_type not in BASE_PATHS:
+            raise InvalidInputError(f"app_type must be one of {', '.join(BASE_PATHS)}, not {app_type!r}")
+        protect_library_logs()
+        self.app_type = app_type
+        self._presign = presign
+        self._verify = verify or True
+        self._on_secret = on_secret or (lambda secret: None)
+        self._lock = threading.RLock()
+        self._http = self._new_http()
+        self._origin: str | None = None
+        self._xsrf = ""
+        self._logins = 0
+
+    def __repr__(self) -> str:
+        return f"<StudioSession {self.app_type} at {self._origin or 'no host yet'}>"
+
+    @property
+    def base_url(self) -> str:
+        """The Jupyter server's base URL, without a trailing slash; logs in if that has not happened."""
+        self._ensure()
+        return f"{self._origin}{BASE_PATHS[self.app_type]}"
+
+    def close(self) -> None:
+        """Close the connections. The login stays valid on the service's side until it ends by itself."""
+        self._http.close()
+
+    # --- Requests
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        expect_json: bool = True,
+        timeout: float = _READ_TIMEOUT,
+        **kwargs: Any,
+    ) -> requests.Response:
+        """Send a request to the Jupyter server.
+
+        :param method: the HTTP method.
+        :param path: the path below the base URL, percent-encoded, such as ``api/kernels``.
+        :param expect_json: HTML with a good status then means that the login has ended.
+        :param timeout: longest silence of the server, in seconds.
+        :return: the answer, whatever its status; only a login that has ended is dealt with here.
+        :raises SessionExpiredError: when a fresh login was refused as well.
+        :raises ServerError: when no answer came. GET, PUT and DELETE are tried three times where that may help.
+        """
+        self._ensure()
+        seen = self._logins
+        response = self._send(method, path, timeout, dict(kwargs))
+        if not self._login_ended(response, expect_json):
+            return response
+        log.info("the Studio login has ended (HTTP %s): logging in anew", response.status_code)
+        self.renew(seen)
+        response = self._send(method, path, timeout, dict(kwargs))
+        if not self._login_ended(response, expect_json) or _is_json(response):
+            return response  # a 403 of Jupyter's own says in JSON what it forbids
+        raise SessionExpiredError(
+            f"Studio refused {method} {path} with HTTP {response.status_code} right after a fresh login. "
+            "Check that the role has sagemaker:CreatePresignedDomainUrl, and from which network it allows it"
+        )
+
+    def websocket(self, path: str) -> tuple[str, str]:
+        """Return URL and ``Cookie`` header for a websocket.
+
+        :param path: the path below the base URL, with its query.
+        """
+        url = f"{self.base_url}/{path}"
+        cookie = get_cookie_header(self._http.cookies, requests.Request("GET", url).prepare()) or ""
+        return f"ws{url.removeprefix('http')}", cookie
+
+    @property
+    def verify(self) -> bool | str:
+        """What TLS certificates are verified against: True or the path of a CA bundle."""
+        return self._verify
+
+    @property
+    def logins(self) -> int:
+        """How many logins there have been."""
+        return self._logins
+
+    def _send(self, method: str, path: str, timeout: float, kwargs: dict[str, Any]) -> requests.Response:
+        url = f"{self._origin}{BASE_PATHS[self.app_type]}/{path}"
+        headers = {**kwargs.pop("headers", {}), "X-XSRFToken": self._xsrf}
+        tries = 1 if method == "POST" else _TRIES
+        for attempt in range(1, tries + 1):
+            failure: str
+            try:
+                response = self._http.request(
+                    method,
+                    url,
+                    allow_redirects=False,
+                    timeout=(10, timeout),
+                    headers=headers,
+                    **kwargs,
+                )
+                if response.status_code not in (502, 503, 504) or attempt == tries:
+                    return response
+                failure = f"HTTP {response.status_code}"
+            except requests.RequestException as error:
+                failure = _describe(error)
+                slow = isinstance(error, requests.exceptions.ReadTimeout) and method != "GET"
+                if attempt == tries or slow:  # what is slow is not made faster by asking twice
+                    raise ServerError(
+                        f"no answer to {method} {path} from the Jupyter server: {failure}",
+                        method=method,
+                        path=path,
+                        status=None,
+                    ) from None
+            log.info("%s %s: %s, trying again", method, path, failure)
+            time.sleep(0.5 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    @staticmethod
+    def _login_ended(response: requests.Response, expect_json: bool) -> bool:
+        if response.status_code in (401, 403) or response.is_redirect:
+            return True
+        return expect_json and response.status_code == 200 and _is_html(response)
+
+    # --- Login
+
+    def renew(self, seen: int | None = None) -> None:
+        """Log in anew.
+
+        :param seen: the number of logins that the caller knew; nothing happens if there has been one since.
+        """
+        with self._lock:
+            if seen is None or seen == self._logins:
+                self._login()
+
+    def _ensure(self) -> None:
+        with self._lock:
+            if self._logins == 0:
+                self._login()
+
+    def _login(self) -> None:
+        for pause in (*_LOGIN_PAUSES, None):
+            try:
+                self._login_once()
+                return
+            except _NoAnswerError as error:
+                if pause is None:
+                    raise
+                log.info("%s, trying again", error)
+                time.sleep(pause)
+
+    def _login_once(self) -> None:
+        url = self._presign()  # a new one each time: whether a link works twice is not known
+        parts = urlsplit(url)
+        for secret in (url, *(value for _, value in parse_qsl(parts.query))):
+            self._on_secret(secret)
+        if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
+            raise LoginError("the presigned URL is not https, so it was not used")
+        self._http.close()
+        self._http = self._new_http()
+        self._origin = f"{parts.scheme}://{parts.netloc}"
+        self._open_link(url)
+        if self.app_type == JUPYTER_SERVER:
+            self._check_classic_app()
+        self._fetch_xsrf()
+        for cookie in self._http.cookies:
+            if cookie.value and len(cookie.value) >= 8:
+                self._on_secret(cookie.value)
+        self._prove()
+        self._logins += 1
+
+    def _new_http(self) -> requests.Session:
+        http = requests.Session()
+        http.verify = self._verify
+        return http
+
+    def _open_link(self, url: str) -> None:
+        response, left = self._follow(url)
+        if left == "link":
+            raise LoginLinkExpiredError(
+                "Studio did not accept the presigned URL and sent us to its sign-in page. The URL has expired "
+                "(they live for 5 minutes at most), or the app behind it is not running: wait for the app with "
+                "SageMakerStudioAppSensor"
+            )
+        if left == "app":
+            raise LoginError("Studio accepted the presigned URL, and then asked to sign in")
+        status = response.status_code
+        if status >= 500:
+            raise AppNotReadyError(
+                f"Studio answered the login with HTTP {status}: the app may be starting. "
+                "Wait for it with SageMakerStudioAppSensor",
+                app_type=self.app_type,
+            )
+        if status >= 400:
+            raise LoginLinkExpiredError(f"Studio did not accept the presigned URL (HTTP {status})")
+
+    def _follow(self, url: str) -> tuple[requests.Response, str | None]:
+        """Follow redirects on the host only; tell where it was left: from the link or from the app."""
+        at_link = True
+        for _ in range(10):
+            response = self._get(url)
+            if not response.is_redirect:
+                return response, None
+            url = urljoin(url, response.headers["location"])
+            parts = urlsplit(url)
+            if f"{parts.scheme}://{parts.netloc}" != self._origin:
+                return response, "link" if at_link else "app"
+            at_link = parts.path.rstrip("/") == "/auth"
+        raise LoginError("Studio's login sent us in a circle of redirects")
+
+    def _get(self, url: str) -> requests.Response:
+        try:
+            return self._http.get(url, allow_redirects=False, timeout=(10, _READ_TIMEOUT))
+        except requests.RequestException as error:
+            # The original holds the presigned URL.
+            raise _NoAnswerError(f"no answer from Studio at {self._origin}: {_describe(error)}") from None
+
+    def _check_classic_app(self) -> None:
+        """Ask Classic's front door how its app is; the login itself has started it if it was stopped."""
+        response = self._get(f"{self._origin}/app?appType={JUPYTER_SERVER}&appName=default")
+        status = response.text.strip().strip('"') if response.status_code == 200 else ""
+        if status in _DEAD_STATUSES:
+            raise AppFailedError(
+                f"the JupyterServer app is {status}", app_type=self.app_type, status=status, failure_reason=None
+            )
+        if status in ("Pending", "Starting", "Deleting"):
+            raise AppNotReadyError(
+                f"the JupyterServer app is {status}. Wait for it with SageMakerStudioAppSensor",
+                app_type=self.app_type,
+                status=status,
+            )
+
+    def _fetch_xsrf(self) -> None:
+        self._xsrf = self._xsrf_cookie(own=self.app_type == JUPYTER_LAB)
+        if not self._xsrf:
+            page = "/lab" if self.app_type == JUPYTER_LAB else ""
+            _, left = self._follow(f"{self._origin}{BASE_PATHS[self.app_type]}{page}")
+            if left:
+                raise LoginError("Studio accepted the presigned URL, and then asked to sign in")
+            self._xsrf = self._xsrf_cookie()
+        if not self._xsrf:
+            raise AppNotReadyError(
+                f"Studio shows its loading page: the {self.app_type} app is still starting. "
+                "Wait for it with SageMakerStudioAppSensor",
+                app_type=self.app_type,
+            )
+
+    def _xsrf_cookie(self, *, own: bool = False) -> str:
+        """Return the XSRF value that counts for the server: of the cookie with the longest fitting path.
+
+        :param own: only that of the Jupyter server, whose path is its base; a front door may have one, too.
+        """
+        base = f"{BASE_PATHS[self.app_type]}/"
+        fitting = [
+            cookie
+            for cookie in self._http.cookies
+            if cookie.name == "_xsrf"
+            and base.startswith(cookie.path.rstrip("/") + "/")
+            and (not own or cookie.path.rstrip("/") + "/" == base)
+        ]
+        value = max(fitting, key=lambda cookie: len(cookie.path)).value if fitting else None
+        return (value or "").strip('"')
+
+    def _prove(self) -> None:
+        """See that Jupyter itself answers: pages of the front door have status 200 as well."""
+        response = self._get(f"{self._origin}{BASE_PATHS[self.app_type]}/api/kernels")
+        if response.status_code == 200 and not _is_html(response):
+            return
+        if response.status_code in (401, 403):
+            raise LoginError(
+                f"Studio accepted the presigned URL, and then refused its API (HTTP {response.status_code})"
+            )
+        raise AppNotReadyError(
+            f"the {self.app_type} app does not answer as a Jupyter server yet (HTTP {response.status_code}). "
+            "Wait for it with SageMakerStudioAppSensor",
+            app_type=self.app_type,
+        )
+
+
+def _is_html(response: requests.Response) -> bool:
+    return "html" in response.headers.get("content-type", "").lower()
+
+
+def _is_json(response: requests.Response) -> bool:
+    return "json" in response.headers.get("content-type", "").lower()
+
+
+def _describe(error: Exception) -> str:
+    """Name a failure without its text, which may hold the URL."""
+    kinds = {
+        requests.exceptions.SSLError: "the TLS certificate was not accepted",
+        requests.exceptions.ConnectTimeout: "connecting took too long",
+        requests.exceptions.ReadTimeout: "the answer took too long",
+        requests.exceptions.ProxyError: "the proxy failed",
+        requests.exceptions.ConnectionError: "the connection failed",
+    }
+    found = next((text for kind, text in kinds.items() if isinstance(error, kind)), None)
+    return f"{found} ({type(error).__name__})" if found else type(error).__name__

@@ -1,0 +1,223 @@
+"""Notebooks as documents: reading, the cells that run, and the metadata of a run; pure functions over nbformat.
+
+The metadata keys are papermill's (``metadata.papermill`` of the notebook and of every code cell), so that its
+tools read executed notebooks of ours. What papermill has no key for stands below ``metadata.smstudio``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from airflow_provider_smstudio.studio.errors import InvalidInputError, NotANotebookError
+
+SKIP_TAG = "skip-execution"
+"""Tag of a cell that is not run; what it shows stays."""
+
+RAISES_TAG = "raises-exception"
+"""Tag of a cell that may raise without ending the run."""
+
+METADATA_KEY = "smstudio"
+"""Where our own metadata stands."""
+
+
+@dataclass(frozen=True)
+class CodeCell:
+    """A cell that runs.
+
+    :ivar number: its number among the cells that run, from 1.
+    :ivar index: its index in the notebook, from 0.
+    :ivar source: its source.
+    :ivar may_raise: whether its error is part of the notebook.
+    """
+
+    number: int
+    index: int
+    source: str
+    may_raise: bool
+
+    @property
+    def title(self) -> str:
+        """Its first line that says something, shortened."""
+        line = next((line.strip() for line in self.source.splitlines() if line.strip()), "")
+        return line if len(line) <= 80 else f"{line[:79]}…"
+
+
+def code_cells(notebook: NotebookNode) -> list[CodeCell]:
+    """Return the cells that run: code that is not empty and not tagged ``skip-execution``."""
+    cells: list[CodeCell] = []
+    for index, cell in enumerate(notebook.cells):
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and cell.source.strip() and SKIP_TAG not in tags:
+            cells.append(CodeCell(len(cells) + 1, index, cell.source, RAISES_TAG in tags))
+    return cells
+
+
+def read(content: object, path: str) -> NotebookNode:
+    """Make a notebook of format 4 from what a server or a file holds.
+
+    :param content: the notebook as text, or as the object that the text describes.
+    :param path: its path, for messages.
+    :raises NotANotebookError: when it is none, or of a format newer than 4.
+    """
+    try:
+        if isinstance(content, str):
+            content = nbformat.reader.parse_json(content)
+        if not isinstance(content, Mapping):
+            raise ValueError("it holds no object")
+        notebook = _current(content)
+        if not isinstance(notebook.get("cells"), list):
+            raise ValueError("it has no list of cells")
+        notebook.setdefault("nbformat_minor", 0)
+        if not isinstance(notebook.get("metadata"), Mapping):
+            notebook["metadata"] = NotebookNode()
+        for number, cell in enumerate(notebook.cells, start=1):
+            _check_cell(cell, number)
+    except Exception as error:  # nbformat raises whatever its converters meet in a broken file
+        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
+        raise NotANotebookError(f"{path!r} is not a valid notebook: {reason}", path=path) from None
+    return notebook
+
+
+def _current(content: Mapping[str, Any]) -> NotebookNode:
+    """Make it a notebook of today's major format."""
+    major, minor = nbformat.reader.get_version(content)
+    if not _is_version(major) or not _is_version(minor):
+        raise ValueError(f"its format is {major!r}.{minor!r}")
+    if major not in nbformat.versions:
+        raise ValueError(f"it is of format {major}; formats up to {nbformat.current_nbformat} are known")
+    notebook: NotebookNode = nbformat.from_dict(dict(content))
+    if major < nbformat.current_nbformat:
+        # Files of old formats hold lists of lines, and the converters want them joined.
+        notebook = nbformat.versions[major].to_notebook_json(notebook, minor=minor)
+        notebook = nbformat.convert(notebook, nbformat.current_nbformat)
+    return notebook
+
+
+def _is_version(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 0
+
+
+def _check_cell(cell: NotebookNode, number: int) -> None:
+    if not isinstance(cell, Mapping) or "cell_type" not in cell:
+        raise ValueError(f"cell {number} has no cell_type")
+    if isinstance(cell.get("source"), list):
+        cell["source"] = "".join(cell["source"])
+    if not isinstance(cell.get("source"), str):
+        raise ValueError(f"cell {number} has no source")
+    if not isinstance(cell.get("metadata"), Mapping):
+        cell["metadata"] = NotebookNode()
+    if not isinstance(cell.metadata.get("tags", []), list):
+        del cell.metadata["tags"]
+    if cell.cell_type == "code":
+        if not isinstance(cell.get("outputs"), list):
+            cell["outputs"] = []
+        cell.setdefault("execution_count", None)
+
+
+def clean_path(path: str, what: str) -> str:
+    """Normalise a path below the Studio home.
+
+    :param path: with or without a leading slash.
+    :param what: which argument it is, for the message.
+    :raises InvalidInputError: when it is empty or leaves the home.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    if not parts or ".." in parts or "\\" in path or "\x00" in path:
+        raise InvalidInputError(
+            f"{what} {path!r} must be a path below the Studio home, such as 'reports/daily.ipynb', without '..'"
+        )
+    return "/".join(parts)
+
+
+def default_output_path(notebook_path: str, run_name: str) -> str:
+    """Return where an executed notebook goes when the caller does not say: beside its source, by run.
+
+    :param notebook_path: the source's path.
+    :param run_name: names the run; made safe for a file name here.
+    """
+    folder, name = posixpath.split(notebook_path)
+    stem = name.removesuffix(".ipynb")
+    return posixpath.join(folder, f"{stem}-runs", f"{safe_name(run_name)}.ipynb")
+
+
+def safe_name(name: str) -> str:
+    """Make a file name of any text: characters that file systems or URLs treat specially become ``_``.
+
+    A digest is added where something was lost by that, so that different texts have different names.
+    """
+    safe = re.sub(r"[^\w.=-]+", "_", name, flags=re.ASCII).strip("._")[:150]
+    if safe and safe == name:
+        return safe
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{safe or 'run'}-{digest}"
+
+
+def cells_run(notebook: NotebookNode) -> int:
+    """Count the cells of an executed notebook that ran to an end which let the run go on."""
+    records = [notebook.cells[cell.index].metadata.get("papermill") or {} for cell in code_cells(notebook)]
+    return sum(record.get("status") == "completed" for record in records)
+
+
+def has_lost_output(notebook: NotebookNode, cell: CodeCell) -> bool:
+    """Tell whether a cell of an executed notebook is marked as one of which output was lost."""
+    own = notebook.cells[cell.index].metadata.get(METADATA_KEY)
+    return isinstance(own, Mapping) and bool(own.get("output_lost"))
+
+
+def begin_metadata(
+    notebook: NotebookNode,
+    *,
+    parameters: Mapping[str, Any],
+    input_path: str,
+    output_path: str | None,
+    version: str,
+) -> None:
+    """Set a notebook's metadata for a run that is about to start, and clear what the cells that run showed."""
+    for cell in notebook.cells:
+        cell.metadata["papermill"] = _cell_record("pending")
+        cell.metadata.pop(METADATA_KEY, None)
+        cell.metadata.pop("execution", None)
+    for code_cell in code_cells(notebook):
+        cell = notebook.cells[code_cell.index]
+        cell["outputs"], cell["execution_count"] = [], None
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata["papermill"] = {
+        "default_parameters": {},
+        "parameters": plain(parameters),
+        "environment_variables": {},
+        "version": version,
+        "input_path": input_path,
+        "output_path": output_path,
+        "start_time": None,
+        "end_time": None,
+        "duration": None,
+        "exception": None,
+    }
+
+
+def _cell_record(status: str) -> dict[str, Any]:
+    return {"exception": None, "start_time": None, "end_time": None, "duration": None, "status": status}
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON can hold it: times as ISO text, tuples and sets as lists."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return [plain(item) for item in sorted(value, key=repr)]
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (datetime, date)):
+        return value.isoformat()
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return str(value)  # JSON has no such numbers
+    return value

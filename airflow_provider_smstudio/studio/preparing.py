@@ -1,0 +1,130 @@
+"""From a job to a notebook that can be run: read, checked, with its parameters and a place for its output."""
+
+from __future__ import annotations
+
+import logging
+import posixpath
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nbformat import NotebookNode
+
+import airflow_provider_smstudio
+from airflow_provider_smstudio.studio import checkpoint, kernelspecs, parameters, wire
+from airflow_provider_smstudio.studio import notebook as nb
+from airflow_provider_smstudio.studio.checkpoint import Identity
+from airflow_provider_smstudio.studio.errors import InvalidInputError, OutputPathError
+from airflow_provider_smstudio.studio.job import NotebookJob
+from airflow_provider_smstudio.studio.server import JupyterServer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is to be run.
+
+    :ivar notebook: the notebook, with its parameters injected and its metadata begun.
+    :ivar kernel: the kernel that it gets.
+    :ivar output_path: where the executed notebook goes.
+    :ivar output_exists: whether a notebook is there already.
+    """
+
+    notebook: NotebookNode
+    kernel: kernelspecs.KernelChoice
+    output_path: str
+    output_exists: bool
+
+
+def prepare(server: JupyterServer, job: NotebookJob, who: Identity, *, check: Callable[[], None]) -> Prepared:
+    """Get a notebook ready; nothing paid is started.
+
+    :param server: the Jupyter server.
+    :param job: what to run.
+    :param who: whose run it is.
+    :param check: called between the steps; what it raises ends them.
+    :raises InvalidInputError: for what cannot be run.
+    """
+    path = nb.clean_path(job.notebook_path, "notebook_path")
+    notebook = server.read_notebook(path)
+    check()
+    specs = server.kernelspecs()
+    choice = kernelspecs.choose(
+        specs,
+        notebook.metadata,
+        kernel_name=job.kernel_name,
+        instance_type=job.instance_type,
+        classic=server.classic,
+    )
+    if choice.note:
+        log.info("%s", choice.note)
+    spec = specs.spec(choice.name)
+    language = parameters.language_of(spec.get("language") or _notebook_language(notebook), choice.name)
+    parameters.check(notebook, job.parameters, language, strict=job.strict_parameters)
+    if job.parameters and language is not None:
+        if parameters.find_cell(notebook, parameters.PARAMETERS_TAG) is None:
+            log.warning("%s has no cell tagged 'parameters': they are set at its top", path)
+        parameters.inject(notebook, job.parameters, language)
+    _check_sizes(notebook)
+    check()
+    output_path, exists = _prepare_output(server, job, path)
+    digest = checkpoint.fingerprint(notebook, choice.name, job.parameters)
+    nb.begin_metadata(
+        notebook,
+        parameters=job.parameters,
+        input_path=path,
+        output_path=output_path,
+        version=airflow_provider_smstudio.__version__,
+    )
+    notebook.metadata["kernelspec"] = NotebookNode(
+        name=choice.name,
+        display_name=spec.get("display_name") or choice.name,
+        language=spec.get("language") or _notebook_language(notebook) or "",
+    )
+    checkpoint.begin(notebook, who, digest)
+    return Prepared(notebook, choice, output_path, exists)
+
+
+def _prepare_output(server: JupyterServer, job: NotebookJob, notebook_path: str) -> tuple[str, bool]:
+    """Find where the executed notebook goes, and tell whether one is there already."""
+    if job.output_path is None:
+        path = nb.default_output_path(notebook_path, job.run_name)
+    else:
+        path = nb.clean_path(job.output_path, "output_path")
+    if path == notebook_path:
+        raise OutputPathError(
+            f"output_path {path!r} is the notebook itself: the source is never overwritten", path=path
+        )
+    if not path.endswith(".ipynb"):
+        raise OutputPathError(f"output_path {path!r} must end in .ipynb", path=path)
+    kind = server.content_type(path)
+    if kind == "directory":
+        raise OutputPathError(f"output_path {path!r} is a folder", path=path)
+    folder = posixpath.dirname(path)
+    if folder and (job.output_path is None or job.create_output_folder):
+        server.make_folders(folder)
+    elif folder and server.content_type(folder) != "directory":
+        raise OutputPathError(
+            f"the folder {folder!r} of output_path does not exist: create it, or set create_output_folder",
+            path=path,
+        )
+    return path, kind == "notebook"
+
+
+def _check_sizes(notebook: NotebookNode) -> None:
+    for cell in nb.code_cells(notebook):
+        size = len(cell.source.encode())
+        if size > wire.MAX_REQUEST_BYTES - 65536:
+            raise InvalidInputError(
+                f"cell {cell.number} has {size / 2**20:.0f} MiB of source; a Jupyter server takes 10 MiB at most. "
+                "Pass large values by a file"
+            )
+
+
+def _notebook_language(notebook: NotebookNode) -> str | None:
+    metadata = notebook.metadata
+    for part, key in (("kernelspec", "language"), ("language_info", "name")):
+        value = (metadata.get(part) or {}).get(key)
+        if value:
+            return str(value)
+    return None

@@ -1,0 +1,36 @@
+"""Keeping secrets out of logs.
+
+A presigned URL is a login. Libraries below us print it at debug level: urllib3 the request's path, botocore
+the answer that holds the URL. A filter on their loggers takes the token out.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+
+_TOKEN = re.compile(r"(auth\?token=|_xsrf=|[?&]token=)[^\s\"'&<>]+")
+_LOGGERS = ("urllib3.connectionpool", "botocore.parsers", "botocore.endpoint", "botocore.httpsession")
+
+
+def redact(text: str) -> str:
+    """Replace tokens in URLs by ``***``."""
+    return _TOKEN.sub(r"\1***", text)
+
+
+class _Redactor(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        redacted = redact(message)
+        if redacted != message:
+            record.msg, record.args = redacted, ()
+        return True
+
+
+_REDACTOR = _Redactor()
+
+
+def protect_library_logs() -> None:
+    """Install the filter; doing so again changes nothing."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_REDACTOR)

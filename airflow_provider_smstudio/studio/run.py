@@ -1,0 +1,467 @@
+"""The run of a notebook on a kernel as a state machine without I/O.
+
+A driver owns the websocket, the REST calls and the clock. It feeds a :class:`NotebookRun` with what happens
+and carries out what comes back, in order::
+
+    for event in run.start(now):            # the kernel's websocket is open
+        carry_out(event)
+    while not run.finished:
+        message = receive(until=run.next_deadline())
+        for event in run.receive(message, now) if message else run.tick(now):
+            carry_out(event)
+
+``now`` is a monotonic clock's reading in seconds. Events that a driver must carry out are :class:`~events.Send`,
+:class:`Interrupt`, :class:`CheckKernel` (answered by :meth:`NotebookRun.kernel_state`), :class:`Announce`,
+:class:`Reconnect` (answered by :meth:`NotebookRun.reconnected` or :meth:`NotebookRun.disconnected`) and
+:class:`Save` (answered by :meth:`NotebookRun.saved` or :meth:`NotebookRun.postpone_save`); the others tell an
+observer what happens, and :class:`Finished` is the last one. The protocol is the Jupyter messaging
+specification, version 5.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from nbformat import NotebookNode
+
+from airflow_provider_smstudio.studio import events as ev
+from airflow_provider_smstudio.studio import inquiry as iq
+from airflow_provider_smstudio.studio import recorder, verdicts
+from airflow_provider_smstudio.studio.cellflow import CellFlow
+from airflow_provider_smstudio.studio.errors import (
+    CellError,
+    CellTimeoutError,
+    ConnectionLostError,
+    KernelDiedError,
+    KernelStartError,
+    RunError,
+    RunKilledError,
+    StudioError,
+)
+from airflow_provider_smstudio.studio.events import Event
+from airflow_provider_smstudio.studio.execution import count_request
+from airflow_provider_smstudio.studio.link import Link
+from airflow_provider_smstudio.studio.options import RunOptions
+from airflow_provider_smstudio.studio.wire import Message, WireError, parent_id, request
+
+_BEAT = "-beat"
+_BEATS = 3
+"""So many heartbeats without an answer, and the connection is made anew."""
+
+
+class NotebookRun(CellFlow):
+    """The run of one notebook on one kernel.
+
+    :param notebook: the notebook, with its parameters injected and :func:`notebook.begin_metadata` applied;
+        it is filled with outputs and metadata in place.
+    :param session_id: the client session's id, the same for every websocket and process of this run.
+    :param options: limits and switches.
+    :param now: the monotonic clock's reading at this moment.
+    :param started_at: the wall clock's reading at this moment; the current time by default.
+    :param where: names the machine under the kernel for messages, such as an instance type.
+    :param resumed: go on with the run that the notebook's metadata tell of; its kernel is still there.
+    :param announced: with ``resumed``: index of the cell that was announced last, where that is known.
+    """
+
+    def __init__(
+        self,
+        notebook: NotebookNode,
+        *,
+        session_id: str,
+        options: RunOptions | None = None,
+        now: float,
+        started_at: datetime | None = None,
+        where: str | None = None,
+        resumed: bool = False,
+        announced: int | None = None,
+    ) -> None:
+        super().__init__(
+            notebook,
+            session_id=session_id,
+            options=options or RunOptions(),
+            now=now,
+            started_at=started_at,
+            resumed=resumed,
+            announced=announced,
+        )
+        self.never_answered = False
+        """Whether the run ended because its kernel, though alive, never said a word."""
+        self._where = where
+        self._link = Link(self._options.reconnect_timeout)
+        # What kind of kernel it is may not have been saved yet.
+        self._ready = resumed and self._ledger.recorded is not None
+        self._ready_by: float | None = None
+        self._check_at: float | None = None
+        self._patience = self._options.unheard_limit
+        self._reopened_at = now
+        self._reopened = False
+        self._beats = 0
+
+    # --- What the driver tells
+
+    def start(self, now: float) -> list[Event]:
+        """Begin: the kernel's websocket is open. The first request asks whether the kernel answers."""
+        self._check_at = now + self._options.check_interval
+        if not self._resumed:
+            self._ready_by = now + self._options.kernel_start_timeout
+            return self._ask_anew(now)
+        events: list[Event] = [ev.Reattached(self.executed, len(self.cells))]
+        if self._pending:
+            cell = self._pending.pop(0)
+            self._current = self._expect(cell, self._ledger.started(cell, now))
+            self._beat_at = now
+            if self._ledger.is_running(cell):
+                self._current.seen = True
+                events.append(ev.CellStarted(cell, len(self.cells)))
+        return [*events, *self._ask_anew(now)]
+
+    def receive(self, message: Message, now: float) -> list[Event]:
+        """Take a message from the kernel."""
+        if self.finished:
+            return []
+        self._check_at = now + self._options.check_interval
+        death = verdicts.kernel_death(message, ready=self._ready)
+        if death:
+            return self._kernel_died(death, now)
+        parent = parent_id(message) or ""
+        if parent.endswith(_BEAT):
+            self._beats = 0
+            return []
+        if self._inquiries.owns(parent):
+            inquiry = self._inquiries.take(parent, message)
+            return self._answered(inquiry, now) if inquiry else []
+        execution = self._executions.get(parent) or self._overhear(parent, now)
+        if execution is None or not execution.first_time(message):
+            return []  # somebody else's, the server's own, or a repetition
+        if not execution.seen:
+            execution.seen = True
+            self._heard()
+        if message["channel"] == "iopub":
+            events = self._iopub(execution, message)
+        else:
+            events = self._replied(execution, message, now)
+        if execution is not self._current or self.finished:
+            return events  # late output of a cell that has ended
+        return [*events, *self._maybe_ended(execution, now)]
+
+    def tick(self, now: float) -> list[Event]:
+        """Look at the clock: call it at :meth:`next_deadline` and at least once a second or so."""
+        if self.finished:
+            return []
+        if self._ready_by is not None and now >= self._ready_by:
+            limit = self._options.kernel_start_timeout
+            self.never_answered = True
+            return self._finish(KernelStartError(f"the kernel did not answer within {limit:g} s"), now)
+        events: list[Event] = []
+        if self._stopping is not None:
+            if self._stop_by is not None and now >= self._stop_by:
+                return self._finish(self._stopping, now)
+        elif self._timed_out(now):
+            events += self._cell_timed_out(now)
+        if self._link.retry_at is not None and now >= self._link.retry_at:
+            self._link.try_now()
+            events.append(ev.Reconnect(orderly=False))
+        elif self._link.up:
+            events += self._listen(now)
+        if self._ready and self._saves.due(now):
+            events.append(ev.Save(required=False))
+        return events
+
+    def next_deadline(self) -> float | None:
+        """Return the clock's reading at which :meth:`tick` has something to do, None if there is none."""
+        if self.finished:
+            return None
+        times = [self._ready_by, self._stop_by, self._link.retry_at]
+        if self._link.up:
+            times += [self._settle_at, self._check_at, self._beat_at, self._unheard_by()]
+        if self._current is not None and self._stopping is None and self._options.cell_timeout:
+            times.append(self._current.started + self._options.cell_timeout)
+        if self._ready:
+            times.append(self._saves.next_at())
+        return min((time for time in times if time is not None), default=None)
+
+    def kernel_state(self, state: str | None, now: float) -> list[Event]:
+        """Take the server's answer about the kernel.
+
+        :param state: its ``execution_state``, or None when the server knows no such kernel. ``busy`` is no proof
+            of life: the server calls a kernel so long after it was killed. ``idle`` while a cell runs means that
+            its answer may be lost; a question behind it will tell.
+        """
+        if self.finished:
+            return []
+        if state is None or state == "dead":
+            return self._kernel_died(verdicts.CRASHED if state else "the server does not know it any more", now)
+        if self._current is not None and state == "busy":
+            self._current.seen = True  # so the request has reached it
+        if self._current is None or state != "idle" or not self._link.up:
+            return []
+        asked = self._inquiries.oldest()
+        if asked is None:
+            return self._ask_behind(now)
+        return [self._reopen(now)] if now >= asked + self._options.unheard_limit else []
+
+    def disconnected(self, error: StudioError, now: float) -> list[Event]:
+        """Take it that the websocket broke, or that it could not be opened anew."""
+        if self.finished:
+            return []
+        if self._stopping is not None:
+            return self._finish(self._stopping, now)
+        if self._current is not None:
+            self._current.suspect = True
+        self._inquiries.drop()
+        pause = self._link.lost(now)
+        if pause is None:
+            limit = self._options.reconnect_timeout
+            return self._finish(
+                ConnectionLostError(f"the kernel could not be reached for {limit:g} s{self._during()}: {error}"),
+                now,
+            )
+        return [ev.Disconnected(str(error), pause)]
+
+    def reconnected(self, now: float, *, orderly: bool = False) -> list[Event]:
+        """Take it that the websocket is open again.
+
+        :param orderly: the one before was closed in order, so nothing of it was lost.
+        """
+        if self.finished:
+            return []
+        if self._current is not None and not orderly:
+            self._current.suspect = True
+        events: list[Event] = [] if self._link.up else [ev.Reconnected(self._link.restored(now))]
+        self._reopened_at = now
+        self._check_at = now + self._options.check_interval
+        return [*events, *self._ask_anew(now)]
+
+    def stop(self, reason: str, now: float, *, grace: float | None = None) -> list[Event]:
+        """Stop the run: interrupt the running cell, wait for its end a little, and finish.
+
+        :param reason: who or what stops it, for the error's message.
+        :param grace: how long the cell may take to end, in seconds; as the options say by default.
+        """
+        if self.finished:
+            return []
+        if self._stopping is not None and not isinstance(self._stopping, CellError):
+            if grace is not None and self._stop_by is not None:
+                self._stop_by = min(self._stop_by, now + grace)
+            return []
+        error = RunKilledError(f"the run was stopped{self._during()}: {reason}")
+        return self._stop_cell(error, now, grace) if self._current else self._finish(error, now)
+
+    def abandon(self, error: StudioError, now: float) -> list[Event]:
+        """End at once, without asking the kernel for anything."""
+        return [] if self.finished else self._finish(error, now)
+
+    def saved(self, now: float, seconds: float, size: int = 0) -> None:
+        """Take it that the newest snapshot was saved.
+
+        :param now: when the save had ended.
+        :param seconds: how long it took.
+        :param size: how many bytes were written.
+        """
+        self._saves.saved(now, seconds, size)
+
+    def postpone_save(self, now: float) -> None:
+        """Take it that a snapshot cannot be saved now; it is asked for again after the usual time."""
+        self._saves.postpone(now)
+
+    # --- Questions to the kernel
+
+    def _ask_anew(self, now: float) -> list[Event]:
+        """Ask whatever must be known now; behind a cell that may run, so that the answer covers it."""
+        self._inquiries.drop()
+        if not self._ready:
+            return [self._ask(iq.READY, now)]
+        events: list[Event] = []
+        if self._current is not None:
+            events.append(self._heartbeat(now))  # answers while a cell runs
+        if self._may_install:
+            return [*events, self._ask(iq.INSTALL, now)]
+        if not self._recording and self._current is None:
+            return [*events, *self._next_cell(now)]
+        return [*events, *self._ask_behind(now)]
+
+    def _ask_behind(self, now: float) -> list[Event]:
+        self._settle_at = None
+        return [self._ask(iq.STATE if self._recording else iq.BEHIND, now)]
+
+    def _ask(self, kind: str, now: float, *, start: int = 0) -> ev.Send:
+        msg_id, session, current = self._inquiries.new_id(), self._session_id, self._current
+        if kind == iq.INSTALL:
+            message = recorder.install_request(session, msg_id, session, self._options.record_limit)
+        elif kind == iq.STATE:
+            message = recorder.state_request(session, msg_id, start or self._ended)
+        elif kind == iq.FETCH and current is not None:
+            message = recorder.fetch_request(session, msg_id, current.msg_id, start)
+        elif kind == iq.REFUSE and current is not None:
+            message = recorder.refuse_request(session, msg_id, current.msg_id)
+        elif kind == iq.BEHIND:
+            message = count_request(msg_id, session_id=session)
+        else:
+            message = request("kernel_info_request", {}, session=session, msg_id=msg_id)
+        return ev.Send(self._inquiries.ask(message, kind, now, current))
+
+    def _answered(self, inquiry: iq.Inquiry, now: float) -> list[Event]:
+        reply = inquiry.reply or {}
+        self._heard()
+        if reply.get("status") == "aborted":
+            return self._ask_anew(now)  # the cell before it raised, and took what was queued with it
+        if inquiry.kind == iq.READY:
+            return [] if self._ready else self._kernel_ready(reply, now)
+        if inquiry.kind == iq.BEHIND:
+            execution = self._current
+            return self._settle(execution, reply.get("execution_count"), now) if execution else []
+        try:
+            return self._record_answered(inquiry, reply, now)
+        except WireError as error:
+            self._ledger.recording(False)
+            self._recording = False
+            self._saves.soon()
+            return [ev.RecordEnded(str(error)), *self._ask_anew(now)]
+
+    def _record_answered(self, inquiry: iq.Inquiry, reply: Mapping[str, Any], now: float) -> list[Event]:
+        if inquiry.kind == iq.STATE:
+            return self._state_known(recorder.read_state(reply, self._session_id), now)
+        if inquiry.kind == iq.FETCH:
+            return self._take_fetched(recorder.read_fetched(reply), now)
+        if inquiry.kind == iq.REFUSE:
+            return self._refused(recorder.read_refused(reply), now)
+        installed = recorder.read_installed(reply)
+        self._recording = installed.ok
+        self._ledger.recording(installed.ok)
+        self._saves.soon()
+        ended = [] if installed.ok else [ev.RecordEnded(installed.reason or "it gave no reason")]
+        if self._current is None:
+            return [*ended, *self._next_cell(now)]
+        if installed.resumed or not installed.ok:
+            return [*ended, *self._ask_behind(now)]
+        if self._announced is None:  # so no process has ever come as far as the first cell
+            return self._send_cell(self._current, now)
+        return [self._ask(iq.BEHIND, now)]
+
+    @property
+    def _may_install(self) -> bool:
+        return self._options.record and self._ledger.records and self._ledger.recorded is None
+
+    def _listen(self, now: float) -> list[Event]:
+        """While the connection is up: is it, and is the kernel there, and has it got what was sent?"""
+        events: list[Event] = []
+        if self._settle_at is not None and now >= self._settle_at:
+            events += self._ask_behind(now)
+        if self._beat_at is not None and now >= self._beat_at:
+            if self._beats >= _BEATS and self._recording:
+                self._reopened = True  # the same channels would not help
+                return [*events, self._reopen(now)]
+            events.append(self._heartbeat(now))
+        unheard_by = self._unheard_by()
+        if unheard_by is not None and now >= unheard_by:
+            return [*events, self._reopen(now)]
+        if self._check_at is not None and now >= self._check_at:
+            self._check_at = now + self._options.check_interval
+            events.append(ev.CheckKernel())
+        return events
+
+    def _reopen(self, now: float) -> ev.Reconnect:
+        """Have the connection made anew, in order.
+
+        Kernels of ipykernel 7.0 to 7.3 may leave a request unread until the next connection comes
+        (ipython/ipykernel#1554): a new one gets it read, and loses nothing.
+        """
+        # Where that did not help, the server may have given us channels that the kernel does not hear: measured on
+        # jupyter_server 2.21 after a connection that broke unseen, and whose successor broke at once. A stranger
+        # gets new ones; he gets no reply to what was sent before, so the kernel's record must know that.
+        fresh = self._reopened and (self._recording or not self._ready)
+        self._reopened = True
+        self._reopened_at, self._patience, self._beats = now, min(2 * self._patience, 60.0), 0
+        return ev.Reconnect(orderly=True, fresh=fresh)
+
+    def _unheard_by(self) -> float | None:
+        """Tell when a sign must have come that the kernel has got what was sent last, None if none is due."""
+        since: float | None = None
+        if self._current is None or self._current.over:
+            since = self._inquiries.oldest()
+        elif not self._current.seen:
+            since = self._current.started
+        return None if since is None else max(since, self._reopened_at) + self._patience
+
+    def _heartbeat(self, now: float) -> ev.Send:
+        """Ask on the control channel, which answers while a cell runs.
+
+        This counts as activity for Studio's idle shutdown, which else may end an app under a silent cell
+        (measured: it moves ``lastActiveTimestamp`` of ``/api/idle``). A kernel that holds Python's lock for long
+        cannot answer, and is well; but where several stay without an answer the connection may be at fault.
+        """
+        self._beat_at = now + self._options.heartbeat_interval
+        self._beats += 1
+        msg_id = f"{uuid.uuid4().hex}{_BEAT}"
+        return ev.Send(
+            request("kernel_info_request", {}, session=self._session_id, channel="control", msg_id=msg_id)
+        )
+
+    def _heard(self) -> None:
+        """Take it that the kernel gets what is sent."""
+        self._patience, self._reopened = self._options.unheard_limit, False
+
+    # --- The kernel
+
+    def _kernel_ready(self, info: Mapping[str, Any], now: float) -> list[Event]:
+        self._ready, self._ready_by, self._settle_at = True, None, None
+        self._ledger.kernel_ready(info, records=recorder.supported(info))
+        events: list[Event] = [ev.KernelReady(info)]
+        if self._may_install:
+            return [*events, self._ask(iq.INSTALL, now)]
+        self._ledger.recording(False)
+        self._saves.soon()
+        return [*events, *(self._ask_behind(now) if self._current else self._next_cell(now))]
+
+    def _kernel_died(self, how: str, now: float) -> list[Event]:
+        if self._stopping is not None:
+            return self._finish(self._stopping, now)  # it did not survive the interrupt
+        if not self._ready:
+            return self._finish(KernelStartError(f"the kernel died while starting: {how}"), now)
+        current = self._current.cell if self._current else None
+        hint = ""
+        if how in (verdicts.CRASHED, verdicts.STARTED_AGAIN):
+            place = f" on {self._where}" if self._where else ""
+            hint = f". The usual reason of a crash is that memory ran out{place}"
+        error = KernelDiedError(
+            f"the kernel died{self._during()}: {how}{hint}. Its variables are gone, so nothing more was run",
+            cell_number=current.number if current else None,
+            cell_index=current.index if current else None,
+        )
+        return self._finish(error, now)
+
+    # --- Time limits and ends
+
+    def _timed_out(self, now: float) -> bool:
+        limit = self._options.cell_timeout
+        return bool(limit and self._current and now >= self._current.started + limit)
+
+    def _cell_timed_out(self, now: float) -> list[Event]:
+        assert self._current is not None  # noqa: S101  # _timed_out says so
+        cell, limit = self._current.cell, self._options.cell_timeout
+        error = CellTimeoutError(
+            f"{self._name(cell)} took longer than {limit:g} s and was interrupted",
+            cell_number=cell.number,
+            cell_index=cell.index,
+            timeout=limit,
+        )
+        return self._stop_cell(error, now)
+
+    def _stop_cell(self, error: StudioError, now: float, grace: float | None = None) -> list[Event]:
+        self._stopping = error
+        self._stop_by = now + (self._options.interrupt_grace if grace is None else grace)
+        return [ev.Interrupt()]
+
+    def _finish(self, error: StudioError | None, now: float) -> list[Event]:
+        self.finished, self.error = True, error
+        self._ready_by = self._stop_by = self._settle_at = self._check_at = self._beat_at = None
+        if self._current is not None:
+            cut_off, self._current = self._current, None
+            self.executed += 1
+            if error is None or isinstance(error, RunError):  # else it may well go on, unwatched
+                self._ledger.cell_ended(cut_off.cell, now, now - cut_off.started, failed=True)
+        self._ledger.ended(now, error, early=self.stopped_by_notebook)
+        return [ev.Save(required=True), ev.Finished(error)]

@@ -1,0 +1,449 @@
+"""Runs a notebook on a Jupyter server, synchronously: does what the state machine says, and tidies up."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from nbformat import NotebookNode
+
+from airflow_provider_smstudio.studio import checkpoint, kernelspecs, wire
+from airflow_provider_smstudio.studio import events as ev
+from airflow_provider_smstudio.studio import notebook as nb
+from airflow_provider_smstudio.studio.checkpoint import owner_of
+from airflow_provider_smstudio.studio.errors import (
+    CellError,
+    ConnectionLostError,
+    InvalidInputError,
+    KernelDiedError,
+    KernelStartError,
+    RunError,
+    RunKilledError,
+    RunTakenOverError,
+    StudioError,
+)
+from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
+from airflow_provider_smstudio.studio.lease import KernelLease
+from airflow_provider_smstudio.studio.options import RunOptions
+from airflow_provider_smstudio.studio.preparing import Prepared, prepare
+from airflow_provider_smstudio.studio.run import NotebookRun
+from airflow_provider_smstudio.studio.saving import NotebookSaver
+from airflow_provider_smstudio.studio.server import JupyterServer, save_request
+from airflow_provider_smstudio.studio.waiting import while_wanted
+
+log = logging.getLogger(__name__)
+
+Listener = Callable[[ev.Event], None]
+
+_KILL_GRACE = 1.0
+_MUTE_LIMIT = 60.0
+"""Seconds after which a kernel of a space that has said nothing, its websocket open, is replaced once."""
+
+
+class NotebookRunner:
+    """One run of one notebook.
+
+    :param server: the Jupyter server.
+    :param job: what to run.
+    :param listener: told every event of the run, in order.
+    :param on_output: told the executed notebook's path once it is saved for the first time.
+    :param where: names the machine under a space's kernels, for messages.
+    """
+
+    def __init__(
+        self,
+        server: JupyterServer,
+        job: NotebookJob,
+        *,
+        listener: Listener | None = None,
+        on_output: Callable[[str], None] | None = None,
+        where: str | None = None,
+    ) -> None:
+        self._server = server
+        self._job = job
+        self._listener = listener or (lambda event: None)
+        self._on_output = on_output or (lambda path: None)
+        self._where = where
+        self._stop_reason: str | None = None
+        self._lease = KernelLease(
+            server,
+            timeout=job.kernel_start_timeout,
+            delete_app=job.delete_kernel_app,
+            stop_reason=lambda: self._stop_reason,
+        )
+        self._saver = NotebookSaver(server, "")
+        self._last_save_error: StudioError | None = None
+        self._failed_cells: set[int] = set()
+        self._who = checkpoint.identity(job.run_key, job.run_name)
+        self._owner, self._since = uuid.uuid4().hex[:12], int(time.time())
+        self._backlog: list[wire.Message] = []
+        self._websocket_id = self._who.client_session
+
+    def stop(self, reason: str) -> None:
+        """Ask the run to end soon; for another thread or a signal handler.
+
+        The cell is interrupted, the notebook saved, the kernel removed, and :meth:`run` raises
+        :class:`RunKilledError`.
+        """
+        self._stop_reason = self._stop_reason or reason
+
+    def run(self) -> RunResult:
+        """Run the notebook.
+
+        :raises InvalidInputError: for what cannot be run; then nothing was started.
+        :raises RunError: when the run failed; the notebook is saved as far as it ran.
+        :raises StudioError: for what else went wrong, after tidying up.
+        """
+        result = self._attempt(first=True) or self._attempt(first=False)
+        assert result is not None  # noqa: S101  # only a first attempt is given up
+        return result
+
+    def _attempt(self, *, first: bool) -> RunResult | None:
+        """Run it, or go on with what an earlier try has left.
+
+        :return: None when that came to nothing before anything was run, and the first attempt shall not be the
+            last: what an earlier try has left was worthless, or the kernel never said a word.
+        """
+        began = time.monotonic()
+        prepared = prepare(self._server, self._job, self._who, check=self._require_wanted)
+        notebook, choice = prepared.notebook, prepared.kernel
+        self._saver = NotebookSaver(self._server, prepared.output_path)
+        session = self._earlier_session(prepared) if first else None
+        if session is not None and checkpoint.state_of(notebook) in ("completed", "stopped"):
+            return self._ended_unheard(notebook, choice, session)
+        where = choice.instance_type or self._where
+        client_session = self._websocket_id = self._who.client_session
+        announced = owner_of(session.get("name"))[1] if session else None
+        run = NotebookRun(
+            notebook,
+            session_id=client_session,
+            options=self._options(first=first),
+            now=time.monotonic(),
+            where=where,
+            resumed=session is not None,
+            announced=announced,
+        )
+        if session is None:
+            self._saver.save(save_request(run.snapshot(time.monotonic())))
+        self._on_output(self._saver.path)
+        startup = 0.0
+        try:
+            if session is None:
+                self._lease.start(choice, self._session_path, self._session_name(), client_session)
+            else:
+                self._lease.attach(session, client_session)
+                self._lease.rename(self._session_name(announced))
+            startup = time.monotonic() - began
+            self._carry_out(run, run.start(time.monotonic()))
+            self._drive(run)
+        except StudioError as error:
+            self._carry_out(run, run.abandon(error, time.monotonic()))
+        except BaseException as error:
+            self._end_kindly(run, error)
+            raise
+        finally:
+            if self._keeps_kernel(run.error):
+                self._lease.leave()
+            else:
+                self._release()
+        if first and not run.requested and self._begins_again(run, session):
+            return None
+        self._raise(run.error)
+        status = "stopped" if run.stopped_by_notebook else "success"
+        return self._result(status, notebook, choice, run.executed, startup, resumed=session is not None)
+
+    def _raise(self, error: StudioError | None) -> None:
+        if isinstance(error, RunError):
+            error.fields["output_path"] = error.output_path = self._saver.path
+        error = error or self._last_save_error
+        if error is not None:
+            raise error
+
+    def _begins_again(self, run: NotebookRun, session: dict[str, Any] | None) -> bool:
+        """Tell whether an attempt that has run nothing is followed by another one."""
+        if session and isinstance(run.error, (KernelDiedError, KernelStartError)):
+            log.warning("the variables of the kernel that an earlier try has left are gone: starting afresh")
+            return True
+        mute = run.never_answered and self._job.kernel_start_timeout > _MUTE_LIMIT and not self._stop_reason
+        if mute and not self._server.classic:
+            log.warning("%s: starting another one", run.error)
+            return True
+        return False
+
+    def _options(self, *, first: bool) -> RunOptions:
+        # A kernel that could not get its ports may live on and never answer (seen with ipykernel 7.3). In Classic
+        # there is no telling how long one may take.
+        patience = self._job.kernel_start_timeout
+        if first and not self._server.classic:
+            patience = min(patience, _MUTE_LIMIT)
+        return RunOptions(
+            allow_errors=self._job.allow_errors,
+            cell_timeout=self._job.cell_timeout,
+            kernel_start_timeout=patience,
+            reconnect_timeout=self._job.reconnect_timeout,
+            record_limit=int(self._job.record_mib * 2**20),
+            on_unknown_cell=self._job.on_unknown_cell,
+        )
+
+    def _result(
+        self,
+        status: str,
+        notebook: NotebookNode,
+        choice: kernelspecs.KernelChoice,
+        executed: int,
+        startup: float,
+        *,
+        resumed: bool,
+    ) -> RunResult:
+        cells = nb.code_cells(notebook)
+        return RunResult(
+            status=status,
+            notebook_path=self._job.notebook_path,
+            output_path=self._saver.path,
+            output_url=self._server.output_url(self._saver.path),
+            kernel_name=choice.name,
+            instance_type=choice.instance_type or self._where,
+            cells=len(cells),
+            cells_executed=executed,
+            started_at=notebook.metadata["papermill"]["start_time"],
+            duration=notebook.metadata["papermill"]["duration"],
+            startup_seconds=round(startup, 3),
+            failed_cells=sorted(self._failed_cells),
+            incomplete_cells=[cell.number for cell in cells if nb.has_lost_output(notebook, cell)],
+            resumed=resumed,
+        )
+
+    def _ended_unheard(
+        self, notebook: NotebookNode, choice: kernelspecs.KernelChoice, session: dict[str, Any]
+    ) -> RunResult:
+        """Tidy up after a run whose process was lost between its end and its tidying up."""
+        log.info("an earlier try has run it to its end")
+        self._lease.adopt(session)
+        self._on_output(self._saver.path)
+        self._release()
+        status = "stopped" if checkpoint.state_of(notebook) == "stopped" else "success"
+        return self._result(status, notebook, choice, nb.cells_run(notebook), 0.0, resumed=True)
+
+    # --- Before anything is started
+
+    def _earlier_session(self, prepared: Prepared) -> dict[str, Any] | None:
+        """Find what an earlier try of this run has left, and put its results into the notebook.
+
+        :return: the Jupyter session to go on with; None to start afresh, with nothing left of the earlier try.
+        """
+        if self._job.run_key is None:
+            return None
+        found = [item for item in self._server.sessions() if item.get("path") == self._session_path]
+        notebook, saved = prepared.notebook, self._saved_notebook() if prepared.output_exists else None
+        if not found:
+            if saved is not None and checkpoint.state_of(saved) in ("running", "lost"):
+                log.warning("an earlier try's kernel is gone, and its variables with it: starting afresh")
+            return None
+        session = found[0]
+        reason = "its executed notebook is gone"
+        if saved is not None:
+            reason = checkpoint.why_not(saved, notebook, resume=self._job.resume) or ""
+        if not reason and saved is not None:
+            checkpoint.take_over(notebook, saved)
+            log.info("reattaching to the run that an earlier try has left (kernel %s)", session["kernel"]["id"])
+            return session
+        log.warning("the run that an earlier try has left is not gone on with: %s. Removing its kernel", reason)
+        for item in found:
+            self._server.delete_session(str(item["id"]))
+        return None
+
+    def _saved_notebook(self) -> NotebookNode | None:
+        try:
+            return self._server.read_notebook(self._saver.path)
+        except InvalidInputError as error:
+            log.warning("what is at %s is no executed notebook: %s", self._saver.path, error)
+            return None
+
+    def _keeps_kernel(self, error: StudioError | None) -> bool:
+        """Tell whether the kernel is left for whoever goes on with the run."""
+        if isinstance(error, RunTakenOverError):
+            return True
+        error = error or self._last_save_error
+        if error is None or self._stop_reason or not self._job.will_retry or self._job.run_key is None:
+            return False
+        if isinstance(error, CellError):
+            return self._job.resume == "failed_cell"
+        # The way to it failed, not the run: it may well go on.
+        kept = not isinstance(error, RunError) and self._lease.channel_was_open
+        if kept:
+            log.warning("the kernel is left running for the next try")
+        return kept
+
+    def _require_wanted(self) -> None:
+        if self._stop_reason:
+            raise RunKilledError(f"the run was stopped before its kernel was started: {self._stop_reason}")
+
+    @property
+    def _session_path(self) -> str:
+        return self._who.session_path(nb.clean_path(self._job.notebook_path, "notebook_path"))
+
+    def _session_name(self, cell: int | None = None) -> str:
+        return self._who.session_name(self._owner, cell, since=self._since)
+
+    # --- The cells
+
+    def _drive(self, run: NotebookRun) -> None:
+        while not run.finished:
+            if self._stop_reason:
+                self._carry_out(run, run.stop(self._stop_reason, time.monotonic(), grace=_KILL_GRACE))
+            self._step(run)
+
+    def _step(self, run: NotebookRun) -> None:
+        """Wait for the next message, or until something else is due, and have the run deal with it."""
+        if run.finished:
+            return
+        channel, deadline = self._lease.channel, run.next_deadline()
+        wait = 1.0 if deadline is None else min(max(deadline - time.monotonic(), 0.0), 1.0)
+        if self._stop_reason or channel is None:
+            wait = min(wait, 0.2)
+        message = None
+        try:
+            if channel is None:
+                time.sleep(wait)
+            else:
+                message = channel.receive(wait)
+        except StudioError as error:
+            self._lose(run, error)
+            return
+        now = time.monotonic()
+        if message is not None:
+            self._carry_out(run, run.receive(message, now))
+        if message is None or (deadline is not None and now >= deadline):
+            self._carry_out(run, run.tick(now))  # a kernel that never falls silent has limits, too
+
+    def _lose(self, run: NotebookRun, error: StudioError) -> None:
+        """Give up the websocket that broke."""
+        if self._lease.channel is not None:
+            self._lease.channel.close()
+            self._lease.channel = None
+        self._carry_out(run, run.disconnected(error, time.monotonic()))
+
+    def _carry_out(self, run: NotebookRun, events: list[ev.Event]) -> None:
+        for event in events:
+            if isinstance(event, ev.Send):
+                self._send(run, event.message)
+            elif isinstance(event, ev.Interrupt):
+                self._lease.interrupt()
+            elif isinstance(event, ev.CheckKernel):
+                self._carry_out(run, self._check(run))
+            elif isinstance(event, ev.Save):
+                self._save(run, last=event.required)
+            elif isinstance(event, ev.Announce):
+                self._announce(run, event.cell.index)
+            elif isinstance(event, ev.Reconnect):
+                self._reconnect(run, event)
+            elif isinstance(event, ev.CellFinished) and event.error:
+                self._failed_cells.add(event.cell.number)
+            self._listener(event)
+
+    def _announce(self, run: NotebookRun, cell: int) -> None:
+        """Write down that a cell may be sent: in the session's name, or else in the notebook."""
+        if not self._lease.rename(self._session_name(cell)):
+            try:
+                self._saver.save(save_request(run.snapshot(time.monotonic())))
+            except StudioError as error:
+                log.warning("%s; the run goes on", error)
+
+    def _send(self, run: NotebookRun, message: wire.Message) -> None:
+        channel = self._lease.channel
+        if channel is None:
+            return  # it broke a moment ago, and the run knows
+        try:
+            channel.send(message)
+        except StudioError as error:
+            self._lose(run, error)
+
+    def _reconnect(self, run: NotebookRun, wanted: ev.Reconnect) -> None:
+        """Open the websocket anew, as the run wants it."""
+        orderly = wanted.orderly and not wanted.fresh
+        if wanted.fresh:
+            self._websocket_id = uuid.uuid4().hex
+        try:
+            if wanted.orderly:
+                self._hand_over()
+            alive = self._lease.reconnect(self._websocket_id, self._owner)
+        except RunTakenOverError as error:
+            self._carry_out(run, run.abandon(error, time.monotonic()))
+        except RunKilledError:
+            self._carry_out(run, run.disconnected(ConnectionLostError("stopped"), time.monotonic()))
+        except StudioError as error:
+            self._carry_out(run, run.disconnected(error, time.monotonic()))
+        else:
+            waiting, self._backlog = self._backlog, []
+            for message in waiting:
+                self._carry_out(run, run.receive(message, time.monotonic()))
+            now = time.monotonic()
+            self._carry_out(run, run.reconnected(now, orderly=orderly) if alive else run.kernel_state(None, now))
+
+    def _hand_over(self) -> None:
+        """Close the open websocket; what was still under way is dealt with when the next one is open."""
+        channel, self._lease.channel = self._lease.channel, None
+        if channel is not None:
+            for message in channel.hand_over():
+                self._backlog.append(message)
+
+    def _check(self, run: NotebookRun) -> list[ev.Event]:
+        """Ask for the kernel; a question that fails is no reason to end a run."""
+        kernel_id = self._lease.kernel_id
+        if kernel_id is None:
+            return []
+        try:
+            state = while_wanted(
+                lambda: self._server.kernel_state(kernel_id), check=self._require_wanted, undo=lambda _: None
+            )
+        except RunKilledError:
+            return []  # the loop ends the run in its own way
+        except StudioError as error:
+            log.warning("the server could not be asked for the kernel: %s", error)
+            return []
+        return run.kernel_state(state, time.monotonic())
+
+    def _end_kindly(self, run: NotebookRun, error: BaseException) -> None:
+        """After Ctrl-C, a task's timeout or kill: interrupt the cell, hear it out shortly, save."""
+        self.stop(type(error).__name__)
+        try:
+            if self._lease.channel is None:
+                self._carry_out(run, run.abandon(RunKilledError("the run was stopped"), time.monotonic()))
+            self._drive(run)
+            if not self._saver.closed:  # the exception came between the end and its save
+                self._save(run, last=True)
+        except Exception as second:  # what ended the run must get out
+            log.warning("the run could not be ended in order: %s", second)
+
+    # --- Saving and tidying up
+
+    def _save(self, run: NotebookRun, *, last: bool) -> None:
+        if not last:
+            if run.finished:
+                return  # the run has ended in the middle of what was to be carried out: the last save was that
+            if self._saver.busy:
+                run.postpone_save(time.monotonic())
+                return
+            body = save_request(run.snapshot(time.monotonic()))
+            self._saver.save_soon(body, lambda seconds: run.saved(time.monotonic(), seconds, len(body)))
+            return
+        if isinstance(run.error, RunTakenOverError):
+            return  # what is there is the other process's
+        if self._stop_reason:
+            self._release()  # a task that is killed has few seconds left: the kernel first
+        try:
+            self._saver.save_last(save_request(run.snapshot(time.monotonic())), hurry=bool(self._stop_reason))
+        except StudioError as error:
+            log.error("%s", error)
+            self._last_save_error = error
+
+    def _release(self) -> None:
+        try:
+            self._lease.release()
+        except BaseException as error:  # a signal came in the middle of it: once more, in a hurry
+            self.stop(type(error).__name__)
+            self._lease.release(hurry=True)
+            raise

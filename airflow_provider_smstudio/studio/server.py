@@ -1,0 +1,279 @@
+"""Jupyter's REST API as Studio serves it: contents, kernelspecs, kernels, sessions, and Classic's own parts."""
+
+from __future__ import annotations
+
+import json
+import posixpath
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import requests
+from nbformat import NotebookNode
+
+from airflow_provider_smstudio.studio import notebook as nb
+from airflow_provider_smstudio.studio.app_types import JUPYTER_SERVER
+from airflow_provider_smstudio.studio.errors import (
+    NotANotebookError,
+    NotebookNotFoundError,
+    OutputPathError,
+    SaveError,
+    ServerError,
+)
+from airflow_provider_smstudio.studio.kernelspecs import KernelChoice, KernelSpecs
+from airflow_provider_smstudio.studio.login import StudioSession
+
+_T = TypeVar("_T")
+
+
+class JupyterServer:
+    """The Jupyter server of one Studio app.
+
+    Its methods raise :class:`ServerError` for answers that they do not expect, and what ``session`` raises.
+
+    :param session: the authenticated session.
+    """
+
+    def __init__(self, session: StudioSession) -> None:
+        self.session = session
+
+    @property
+    def classic(self) -> bool:
+        """Whether this is Studio Classic's server, with kernels in apps of their own."""
+        return self.session.app_type == JUPYTER_SERVER
+
+    def output_url(self, path: str) -> str:
+        """Return where a browser that is logged in to Studio shows a file; holds no secret."""
+        return f"{self.session.base_url}/lab/tree/{quote(path)}"
+
+    # --- Contents
+
+    def content_type(self, path: str) -> str | None:
+        """Return ``notebook``, ``file`` or ``directory``, or None when nothing is there."""
+        response = self._call("GET", _contents(path), params={"content": "0"}, ok=(200, 404))
+        return None if response.status_code == 404 else str(_parsed(response, dict).get("type"))
+
+    def read_notebook(self, path: str) -> NotebookNode:
+        """Read a notebook.
+
+        :raises NotebookNotFoundError: when nothing is there; the message lists notebooks in the folder.
+        :raises NotANotebookError: for a folder, another file, or an invalid notebook.
+        """
+        kind = self.content_type(path)
+        if kind is None:
+            raise NotebookNotFoundError(self._nothing_at(path), path=path)
+        if kind != "notebook":
+            raise NotANotebookError(f"{path!r} is a {kind}, not a notebook", path=path)
+        params = {"content": "1", "type": "notebook"}
+        response = self._call("GET", _contents(path), params=params, ok=(200, 400, 500))
+        if response.status_code != 200:
+            raise NotANotebookError(f"{path!r} is not a valid notebook: {_message(response)}", path=path)
+        return nb.read(_parsed(response, dict).get("content"), path)
+
+    def write_notebook(self, path: str, body: bytes, *, timeout: float = 300) -> None:
+        """Write a notebook, over what is there.
+
+        :param path: where to.
+        :param body: the request, as :func:`save_request` makes it.
+        :param timeout: limit for the answer, in seconds.
+        :raises SaveError: when the server did not take it.
+        """
+        headers = {"Content-Type": "application/json"}
+        try:
+            self._call("PUT", _contents(path), data=body, headers=headers, ok=(200, 201), timeout=timeout)
+        except ServerError as error:
+            raise SaveError(f"the notebook could not be saved at {path!r}: {error}", **error.fields) from error
+
+    def make_folders(self, path: str) -> None:
+        """Create a folder and those above it, where they are missing.
+
+        :raises OutputPathError: when something other than a folder is in the way.
+        """
+        parts = [part for part in path.split("/") if part]
+        for count in range(1, len(parts) + 1):
+            folder = "/".join(parts[:count])
+            kind = self.content_type(folder)
+            if kind is None:
+                try:
+                    self._call("PUT", _contents(folder), json={"type": "directory"}, ok=(200, 201))
+                except ServerError:
+                    if self.content_type(folder) != "directory":  # else another run was faster
+                        raise
+            elif kind != "directory":
+                raise OutputPathError(f"{folder!r} is a {kind}, so no folder can be made there", path=folder)
+
+    def _nothing_at(self, path: str) -> str:
+        folder, name = posixpath.split(path)
+        place = f"the folder {folder!r}" if folder else "the Studio home"
+        response = self._call("GET", _contents(folder), ok=(200, 404))
+        if response.status_code == 404:
+            return f"there is no notebook {path!r}: {place} does not exist"
+        entries = _parsed(response, dict).get("content") or []
+        names = sorted(str(entry.get("name")) for entry in entries if entry.get("type") == "notebook")
+        there = ", ".join(map(repr, names[:20])) + (" and more" if len(names) > 20 else "")
+        return f"there is no notebook {name!r} in {place}; " + (f"it has {there}" if names else "it has none")
+
+    # --- Kernels
+
+    def kernelspecs(self) -> KernelSpecs:
+        """Return the kernels that can be started."""
+        found = _parsed(self._call("GET", "api/kernelspecs"), dict)
+        return KernelSpecs(found.get("default"), found.get("kernelspecs") or {})
+
+    def kernels(self, *, timeout: float = 60) -> list[dict[str, Any]]:
+        """Return the running kernels."""
+        return _objects(self._call("GET", "api/kernels", timeout=timeout))
+
+    def sessions(self, *, timeout: float = 60) -> list[dict[str, Any]]:
+        """Return the Jupyter sessions, each with its ``path``, ``name`` and ``kernel``."""
+        return _objects(self._call("GET", "api/sessions", timeout=timeout))
+
+    def find_session(self, session_id: str) -> dict[str, Any] | None:
+        """Return one session, None when the server knows no such one, and so has ended its kernel.
+
+        :raises ServerError: for any other answer; so for a 404 that is not the Jupyter server's own.
+        """
+        response = self._call("GET", f"api/sessions/{quote(session_id)}", ok=(200, 404), timeout=15)
+        found = _parsed(response, dict)
+        return None if response.status_code == 404 else found
+
+    def rename_session(self, session_id: str, name: str, *, timeout: float = 15) -> None:
+        """Give a session another name."""
+        self._call("PATCH", f"api/sessions/{quote(session_id)}", json={"name": name}, timeout=timeout)
+
+    def start_session(self, kernel: dict[str, str], path: str, name: str, *, timeout: float) -> dict[str, Any]:
+        """Make a session, which is what makes work visible to Studio's idle shutdown.
+
+        :param kernel: ``{"name": …}`` to start a kernel with it, ``{"id": …}`` for one that runs.
+        :param path: the session's path, which must be new; the kernel works in its folder.
+        :param name: the session's name.
+        :param timeout: limit for the answer, in seconds.
+        :return: the session, with its ``id`` and ``kernel``.
+        """
+        body = {"path": path, "name": name, "type": "notebook", "kernel": kernel}
+        response = self._call("POST", "api/sessions", json=body, ok=(201,), timeout=timeout)
+        return _with_id(response, ("id",), ("kernel", "id"))
+
+    def start_classic_kernel(self, choice: KernelChoice, path: str, *, timeout: float) -> dict[str, Any]:
+        """Start a kernel in Classic; the answer comes when its KernelGateway app is up: minutes.
+
+        :param choice: the kernel.
+        :param path: the path for which it is started.
+        :param timeout: limit for the answer, in seconds.
+        :return: the kernel, with its ``id`` and ``app_name``.
+        """
+        body = {"name": choice.name, "path": path}
+        if choice.instance_type:
+            body["instance_type"] = choice.instance_type
+        return _with_id(self._call("POST", "api/kernels", json=body, ok=(201,), timeout=timeout), ("id",))
+
+    def kernel_state(self, kernel_id: str) -> str | None:
+        """Return a kernel's ``execution_state``, None when the server knows no such kernel.
+
+        :raises ServerError: for any other answer; so for a 404 that is not the Jupyter server's own.
+        """
+        response = self._call("GET", f"api/kernels/{quote(kernel_id)}", ok=(200, 404), timeout=15)
+        found = _parsed(response, dict)
+        return None if response.status_code == 404 else str(found.get("execution_state"))
+
+    def interrupt(self, kernel_id: str, *, timeout: float = 10) -> None:
+        """Interrupt a kernel, as the stop button does."""
+        self._call("POST", f"api/kernels/{quote(kernel_id)}/interrupt", ok=(200, 204), timeout=timeout)
+
+    def delete_session(self, session_id: str, *, timeout: float = 60) -> None:
+        """Remove a session with its kernel; one that is gone already is fine."""
+        self._call("DELETE", f"api/sessions/{quote(session_id)}", ok=(200, 204, 404, 410), timeout=timeout)
+
+    def delete_kernel(self, kernel_id: str, *, timeout: float = 60) -> None:
+        """Remove a kernel; one that is gone already is fine."""
+        self._call("DELETE", f"api/kernels/{quote(kernel_id)}", ok=(200, 204, 404), timeout=timeout)
+
+    # --- Classic's KernelGateway apps
+
+    def apps(self, *, timeout: float = 60) -> list[dict[str, Any]]:
+        """Return Classic's KernelGateway apps."""
+        return _objects(self._call("GET", "sagemaker/api/apps", timeout=timeout))
+
+    def delete_app(self, app_name: str, *, timeout: float = 60) -> None:
+        """Delete one of Classic's KernelGateway apps; one that is gone already is fine."""
+        self._call("DELETE", f"sagemaker/api/apps/{quote(app_name)}", ok=(200, 204, 404), timeout=timeout)
+
+    # --- All requests
+
+    def _call(
+        self, method: str, path: str, *, ok: tuple[int, ...] = (200,), timeout: float = 60, **kwargs: Any
+    ) -> requests.Response:
+        response = self.session.request(method, path, timeout=timeout, expect_json=True, **kwargs)
+        if response.status_code in ok:
+            return response
+        raise ServerError(
+            f"the Jupyter server answered {method} {path} with HTTP {response.status_code}: {_message(response)}",
+            status=response.status_code,
+            method=method,
+            path=path,
+        )
+
+
+def save_request(notebook: NotebookNode) -> bytes:
+    """Make the body of the request that saves a notebook.
+
+    Half a surrogate pair, which a cell can print, becomes ``?``: no file could hold it.
+    """
+    body = json.dumps({"type": "notebook", "format": "json", "content": notebook}, ensure_ascii=False)
+    return body.encode("utf-8", "replace")
+
+
+def _contents(path: str) -> str:
+    return f"api/contents/{quote(path)}" if path else "api/contents"
+
+
+def _parsed(response: requests.Response, kind: type[_T]) -> _T:
+    """Return an answer's JSON; what it is not is no answer of a Jupyter server.
+
+    :raises ServerError: when it is no JSON, or of another shape.
+    """
+    try:
+        found = response.json()
+    except ValueError:
+        found = None
+    if not isinstance(found, kind):
+        path = urlsplit(response.url).path
+        raise ServerError(
+            f"the Jupyter server answered {path} with HTTP {response.status_code} and something unexpected",
+            status=response.status_code,
+            method=response.request.method,
+            path=path,
+        )
+    return found
+
+
+def _objects(response: requests.Response) -> list[dict[str, Any]]:
+    return [item for item in _parsed(response, list) if isinstance(item, dict)]
+
+
+def _with_id(response: requests.Response, *keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return an object that has these fields; without them what was started could not be removed again."""
+    found = _parsed(response, dict)
+    for path in keys:
+        value: Any = found
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, str):
+            raise ServerError(
+                f"the Jupyter server's answer has no {'.'.join(path)}",
+                status=response.status_code,
+                path=response.url,
+            )
+    return found
+
+
+def _message(response: requests.Response) -> str:
+    """Return what an error answer says, shortly."""
+    text: object = None
+    parse: Callable[[], Any] = response.json
+    try:
+        body = parse()
+        text = (body.get("message") or body.get("reason")) if isinstance(body, dict) else None
+    except ValueError:
+        text = None
+    return str(text or response.reason or "no reason given").strip()[:500]

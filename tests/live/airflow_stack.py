@@ -1,0 +1,359 @@
+"""A real Airflow in a home of its own: its components as processes, the same on Airflow 2.11 and 3."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+from urllib.request import urlopen
+
+import psutil
+
+T = TypeVar("T")
+
+AIRFLOW_2 = version("apache-airflow").startswith("2.")
+# A worker sends a heartbeat each second, and counts as lost after this many without one. Fewer would make a
+# busy machine's slow answers look like lost workers.
+HEARTBEAT_TIMEOUT = 6
+START_TIMEOUT = 120.0
+# Airflow waits for running tasks when it is asked to end; nobody here does.
+END_TIMEOUT = 5.0
+POLL = 0.1
+
+
+@dataclass(frozen=True)
+class TaskInstance:
+    """One row of Airflow's table of task instances."""
+
+    task_id: str
+    map_index: int
+    state: str | None
+    try_number: int
+    pid: int | None
+
+
+class AirflowStack:
+    """Scheduler, and on Airflow 3 API server and DAG processor, with a new SQLite database.
+
+    Everything ends with the ``with`` block: each process that has this home in its environment.
+
+    On Airflow 2 the executor is the SequentialExecutor, the only one that it allows with SQLite: one task
+    runs at a time, and the scheduler waits for it. On Airflow 3 it is the LocalExecutor.
+
+    :param folder: where the Airflow home, ``airflow``, is made; it keeps the logs.
+    :param dags: the folder of the DAGs.
+    :param environment: variables for all processes, so also for the tasks.
+    :param triggerer: start a triggerer as well.
+    """
+
+    def __init__(
+        self, folder: Path, dags: Path, environment: Mapping[str, str], *, triggerer: bool = False
+    ) -> None:
+        self.home = folder / "airflow"
+        self._database = self.home / "airflow.db"
+        self._api_url = ""
+        self._components = ["scheduler", *(["triggerer"] if triggerer else [])]
+        if not AIRFLOW_2:
+            self._api_url = f"http://127.0.0.1:{_free_port()}"
+            self._components += ["api-server", "dag-processor"]
+        self._environment = {
+            **_plain_environment(self.home, self._database, dags),
+            **(_settings_of_2() if AIRFLOW_2 else _settings_of_3(self._api_url)),
+            **environment,
+        }
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    # ---- start and end -----------------------------------------------------------------------------------
+
+    def __enter__(self) -> AirflowStack:
+        self.home.mkdir(parents=True)
+        self.cli("db", "migrate")
+        # Readers and the one writer no longer wait for each other; the file itself remembers this.
+        self._query("PRAGMA journal_mode=WAL")
+        try:
+            for name in self._components:
+                self._start(name)
+            self.until(self._is_up, START_TIMEOUT, "Airflow to be up")
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _start(self, name: str) -> None:
+        # Their log servers have fixed ports, and the logs are read from the files.
+        options = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
+        with (self.home / f"{name}.log").open("wb") as log:
+            self._processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "airflow", name, *options],
+                env=self._environment,
+                cwd=self.home,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _is_up(self) -> bool:
+        wanted = {"SchedulerJob", "TriggererJob"} if "triggerer" in self._components else {"SchedulerJob"}
+        running = {str(row[0]) for row in self._query("SELECT job_type FROM job WHERE state = 'running'")}
+        return wanted <= running and (not self._api_url or _answers(f"{self._api_url}/execution/health"))
+
+    def _end(self) -> None:
+        for process in self._processes.values():
+            process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            deadline = time.monotonic() + END_TIMEOUT
+            for process in self._processes.values():
+                process.wait(max(0.0, deadline - time.monotonic()))
+        deadline = time.monotonic() + START_TIMEOUT
+        # One that is just being forked is found in the next round.
+        while left := self.pids():
+            for pid in left:
+                _kill(pid)
+            for process in self._processes.values():
+                process.poll()
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"processes of {self.home} cannot be ended: {left}")
+            time.sleep(POLL)
+        for process in self._processes.values():
+            process.wait()
+
+    def pids(self) -> list[int]:
+        """Return all living processes with this Airflow home in their environment."""
+        found = []
+        for process in psutil.process_iter():
+            # Other people's processes cannot be read; those that wait to be reaped have no environment.
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get("AIRFLOW_HOME") == str(self.home):
+                    found.append(process.pid)
+        return found
+
+    # ---- waiting -----------------------------------------------------------------------------------------
+
+    def until(self, condition: Callable[[], T], timeout: float, what: str) -> T:
+        """Wait until a condition is true and return it.
+
+        :raises TimeoutError: when it does not become true in time; with the ends of Airflow's logs.
+        :raises RuntimeError: at once when a component of Airflow ends meanwhile.
+        """
+        deadline = time.monotonic() + timeout
+        while not (value := condition()):
+            ended = [name for name, process in self._processes.items() if process.poll() is not None]
+            if ended:
+                raise RuntimeError(f"{', '.join(ended)} ended while waiting for {what}\n{self.logs()}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{timeout} s were not enough for {what}\n{self.logs()}")
+            time.sleep(POLL)
+        return value
+
+    def wait_for(self, dag_id: str, run_id: str, states: Collection[str], timeout: float) -> str:
+        """Wait until a DAG run is in one of these states and return the state."""
+
+        def state() -> str:
+            rows = self._query("SELECT state FROM dag_run WHERE dag_id = ? AND run_id = ?", dag_id, run_id)
+            found = str(rows[0][0]) if rows else ""
+            return found if found in states else ""
+
+        return self.until(state, timeout, f"{dag_id} {run_id} to be {' or '.join(states)}")
+
+    def logs(self, lines: int = 20) -> str:
+        """Return the last lines of each component and of each try of a task."""
+        paths = [*sorted(self.home.glob("*.log")), *sorted((self.home / "logs").rglob("attempt=*.log"))]
+        parts = []
+        for path in paths:
+            tail = path.read_text(errors="replace").splitlines()[-lines:]
+            parts.append(
+                "\n".join([f"---- {path.relative_to(self.home)}", *(_plain_line(line)[:500] for line in tail)])
+            )
+        return "\n".join(parts)
+
+    # ---- runs --------------------------------------------------------------------------------------------
+
+    def trigger(self, dag_id: str, run_id: str, conf: Mapping[str, Any] | None = None) -> None:
+        """Start a run of a DAG, once Airflow has read the DAG.
+
+        :raises RuntimeError: when the DAG cannot be imported.
+        """
+        self.until(lambda: self._is_known(dag_id), START_TIMEOUT, f"the DAG {dag_id} to be read")
+        self.cli("dags", "trigger", "--run-id", run_id, "--conf", json.dumps(conf or {}), dag_id)
+
+    def _is_known(self, dag_id: str) -> bool:
+        errors = self._query("SELECT stacktrace FROM import_error")
+        if errors:
+            raise RuntimeError("\n".join(str(row[0]) for row in errors))
+        return bool(self._query("SELECT 1 FROM serialized_dag WHERE dag_id = ?", dag_id))
+
+    def task_instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
+        """Return the run's task instances, as they are now."""
+        rows = self._query(
+            "SELECT task_id, map_index, state, try_number, pid FROM task_instance"
+            " WHERE dag_id = ? AND run_id = ? ORDER BY task_id, map_index",
+            dag_id,
+            run_id,
+        )
+        return [TaskInstance(*row) for row in rows]
+
+    def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
+        """Return what one try has logged so far; empty before its start."""
+        folder = self.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
+        path = folder / f"attempt={try_number}.log"
+        text = path.read_text(errors="replace") if path.exists() else ""
+        return "\n".join(map(_plain_line, text.splitlines()))
+
+    # ---- the workers -------------------------------------------------------------------------------------
+
+    def task_pids(self, dag_id: str, task_id: str) -> tuple[int, int]:
+        """Return the processes that execute a running task: its supervisor and, below it, the task's own.
+
+        On Airflow 2.11 the supervisor is ``airflow tasks run``, which Celery's worker starts as well; on
+        Airflow 3 it is the LocalExecutor's worker process.
+
+        :raises LookupError: when there is not exactly one such task, or its process is not there.
+        """
+        rows = self._query(
+            "SELECT pid FROM task_instance WHERE dag_id = ? AND task_id = ? AND state = 'running'", dag_id, task_id
+        )
+        if len(rows) != 1 or not isinstance(rows[0][0], int):
+            raise LookupError(f"{task_id} of {dag_id} does not run: {rows}")
+        task = rows[0][0]
+        try:
+            supervisor = psutil.Process(task).ppid()
+        except psutil.Error as error:
+            raise LookupError(f"{task_id} of {dag_id} has just ended") from error
+        ours = set(self.pids()) - {process.pid for process in self._processes.values()}
+        if not {supervisor, task} <= ours:
+            raise LookupError(f"process {task} below {supervisor} is no task of this Airflow")
+        return supervisor, task
+
+    def kill_task(self, dag_id: str, task_id: str, *, supervisor: bool = True) -> None:
+        """Kill a running task by SIGKILL, as a worker is lost: with nobody left who could tell of it.
+
+        :param supervisor: kill the task's supervisor too. Without it the task alone is killed, as the kernel
+            does for want of memory, and the supervisor reports that.
+        """
+        pids = self.task_pids(dag_id, task_id)
+        # The supervisor first: it would report the other's death.
+        for pid in pids if supervisor else pids[1:]:
+            _kill(pid)
+        self.until(lambda: pids[1] not in self.pids(), 30, f"process {pids[1]} to be gone")
+
+    # ---- tools -------------------------------------------------------------------------------------------
+
+    def cli(self, *arguments: str) -> str:
+        """Run a command of Airflow and return what it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments],
+            env=self._environment,
+            cwd=self.home,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+        if done.returncode:
+            raise RuntimeError(f"airflow {' '.join(arguments)}\n{done.stdout}")
+        return done.stdout
+
+    def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        with closing(sqlite3.connect(self._database, timeout=30)) as database:
+            return database.execute(sql, values).fetchall()
+
+
+def _plain_environment(home: Path, database: Path, dags: Path) -> dict[str, str]:
+    """Return an environment with nothing of the tester's own Airflow, AWS or Studio in it."""
+    others = ("AIRFLOW_", "_AIRFLOW_", "AWS_", "SMSTUDIO_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
+    # Without .pyc files each process of Airflow starts seconds later.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    return {
+        **environment,
+        "PYTHONUNBUFFERED": "1",
+        # Airflow 2.11 starts tasks by the name of the command.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)]),
+        # Processes that give themselves a title would overwrite the environment by which they are found.
+        "SPT_NOENV": "1",
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(dags),
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database}?timeout=30",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def _settings_of_2() -> dict[str, str]:
+    return {
+        "AIRFLOW__CORE__EXECUTOR": "SequentialExecutor",
+        "AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY": "True",  # it warns about the old unit
+        "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "1",
+        # The scheduler sends no heartbeat while a task runs, and would take itself for another, lost one.
+        "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "3600",
+        "AIRFLOW__SCHEDULER__SCHEDULER_ZOMBIE_TASK_THRESHOLD": str(HEARTBEAT_TIMEOUT),
+        "AIRFLOW__SCHEDULER__ZOMBIE_DETECTION_INTERVAL": "1",
+    }
+
+
+def _settings_of_3(api_url: str) -> dict[str, str]:
+    return {
+        "AIRFLOW__API__BASE_URL": api_url,
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": api_url.rpartition(":")[2],
+        "AIRFLOW__API__SECRET_KEY": secrets.token_hex(32),
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{api_url}/execution/",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(HEARTBEAT_TIMEOUT),
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+    }
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _plain_line(line: str) -> str:
+    """Give a line of Airflow 3's log, which is JSON, the form of Airflow 2's."""
+    try:
+        record = json.loads(line)
+        error = record.get("error_detail", "")
+        return f"[{record['timestamp']}] {record['level'].upper()} - {record['event']} {error}".rstrip()
+    except (ValueError, KeyError, TypeError):
+        return line
