@@ -11,6 +11,8 @@ OLDEST_AIRFLOW ?= apache-airflow==2.11.0
 # A constraints file for test-oldest and check-wheel, such as those of the MWAA images.
 CONSTRAINTS ?=
 PYTEST_ARGS ?=
+# Most tests wait for kernels: more of them than cores may run side by side.
+TEST_PROCESSES ?= 3
 
 VENV := .venv
 OLDEST := .venv-oldest
@@ -60,9 +62,14 @@ $(OLDEST_READY): $(OLDEST)/.constraints $(UV) pyproject.toml Makefile $(CONSTRAI
 	  --group demo --group test '$(OLDEST_AIRFLOW)' $(CONSTRAIN)
 	touch $@
 
+# With arguments of one's own, one plain run; else those that measure come last, with the machine to themselves.
+RUN_TESTS = $(if $(PYTEST_ARGS),\
+  $(1)/bin/python -m pytest $(PYTEST_ARGS),\
+  $(1)/bin/python -m pytest -m 'not alone' -n $(TEST_PROCESSES) --dist worksteal && $(1)/bin/python -m pytest -m alone)
+
 .PHONY: test
 test: lint ## Lint, type-check and test with the newest Airflow
-	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
+	$(call RUN_TESTS,$(VENV))
 
 .PHONY: lint
 lint: $(READY) ## Check style and types
@@ -77,7 +84,7 @@ format: $(READY) ## Put the code into the common format
 
 .PHONY: test-oldest
 test-oldest: $(OLDEST_READY) ## Test with the oldest Airflow supported; CONSTRAINTS=file pins the rest
-	$(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+	$(call RUN_TESTS,$(OLDEST))
 
 .PHONY: demo
 demo: $(READY) ## Run a real DAG that runs a notebook on a Studio on this machine; FLAVOUR=classic for the old one

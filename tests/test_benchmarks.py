@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "cells.py"
 
 
+@pytest.mark.alone
 def test_one_repetition(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--core-only", "--repetitions", "1", "--workload", "assign"],

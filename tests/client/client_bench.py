@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,18 @@ class Bench:
     studio: Studio
     folder: str
     events: list[ev.Event] = field(default_factory=list)
+    strikes: list[tuple[type[ev.Event], Callable[[], object]]] = field(default_factory=list)
+
+    def once(self, kind: type[ev.Event], action: Callable[[], object]) -> None:
+        """Do something, in a thread of its own, when the run first tells an event of this kind."""
+        self.strikes.append((kind, action))
+
+    def listen(self, event: ev.Event) -> None:
+        """Take an event of the run."""
+        self.events.append(event)
+        for strike in [strike for strike in self.strikes if isinstance(event, strike[0])]:
+            self.strikes.remove(strike)
+            threading.Thread(target=strike[1], daemon=True).start()
 
     @property
     def path(self) -> Path:
@@ -55,7 +69,7 @@ class Bench:
 
     def run(self, path: str, **arguments: Any) -> RunResult:
         """Run a notebook."""
-        return self.studio.runner(NotebookJob(path, **arguments), listener=self.events.append).run()
+        return self.studio.runner(NotebookJob(path, **arguments), listener=self.listen).run()
 
     def executed(self, path: str = "") -> nbformat.NotebookNode:
         """Read an executed notebook; by default the only one beside ``work.ipynb``."""

@@ -108,16 +108,14 @@ class TestApp:
 
     def test_app_stopped_while_a_cell_runs(self, bench: Bench) -> None:
         bench.local.start_app()
-        path = bench.write("import time\nprint('on')\ntime.sleep(60)")
-        timer = threading.Timer(1.5, bench.local.stop_app)
-        timer.start()
+        path = bench.write("import time\nprint('on', flush=True)\ntime.sleep(60)")
+        bench.once(ev.CellOutput, bench.local.stop_app)
         began = time.monotonic()
         with pytest.raises(
             StudioError, match="the kernel is gone|somebody restarted it or shut it down|app is stopped"
         ):
             bench.run(path)
         assert time.monotonic() - began < 30
-        timer.join()
 
 
 class TestLogin:
@@ -146,13 +144,11 @@ class TestLogin:
         either.local.switches.unauthenticated = answer
         caplog.set_level("INFO")
         path = either.write("import time\ntime.sleep(1.5)", "print('still here')")
-        timer = threading.Timer(0.8, either.local.expire_logins)
+        either.once(ev.CellStarted, either.local.expire_logins)
         logins = either.studio.session.logins
-        timer.start()
         try:
             result = either.run(path)
         finally:
-            timer.join()
             either.local.switches.unauthenticated = "403"
         assert either.executed(result.output_path).cells[1].outputs[0]["text"] == "still here\n"
         assert either.studio.session.logins == logins + 2
@@ -312,13 +308,11 @@ class TestCells:
             somebody.server.delete_kernel(kernel["id"])
             somebody.close()
 
-        timer = threading.Timer(2, delete)
-        timer.start()
+        either.once(ev.CellStarted, delete)
         began = time.monotonic()
         with pytest.raises(KernelDiedError, match="somebody restarted it or shut it down"):
             either.run(path)
         assert time.monotonic() - began < 20
-        timer.join()
         either.assert_clean()
 
     def test_cell_timeout(self, either: Bench) -> None:
@@ -450,7 +444,7 @@ class TestStops:
 
     def test_ctrl_c(self, either: Bench) -> None:
         path = either.write("import time\nprint('on', flush=True)\ntime.sleep(60)")
-        threading.Timer(2, signal.raise_signal, [signal.SIGINT]).start()
+        either.once(ev.CellOutput, lambda: signal.raise_signal(signal.SIGINT))
         began = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
             either.run(path)

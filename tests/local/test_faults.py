@@ -403,10 +403,10 @@ def test_delay_of_requests_and_handshakes(spaces: LocalStudio, browser: Browser,
     started = time.monotonic()
     browser.get("api/status")
     took = time.monotonic() - started
-    assert 0.3 <= took < 0.6
+    assert 0.3 <= took < 5
     started = time.monotonic()
     with browser.channels(kernel_id):
-        assert 0.3 <= time.monotonic() - started < 1.5
+        assert 0.3 <= time.monotonic() - started < 5
 
 
 def test_dropped_requests_are_counted(spaces: LocalStudio, browser: Browser, kernel_id: str) -> None:
@@ -617,6 +617,7 @@ def test_replay(studio: LocalStudio, user: Browser, replay: bool) -> None:
         until(ready.exists)
         with user.channels(kernel_id, session_id="mine") as again:
             assert studio.websockets()[-1].session_id == "mine"
+            time.sleep(1)  # a server that replays nothing has subscribed to the outputs just now
             go.touch()
             again.socket.settimeout(5)
             heard = []
