@@ -49,6 +49,7 @@ class CellFlow(ABC):
         started_at: datetime | None,
         resumed: bool,
         announced: int | None,
+        unbroken: bool = False,
     ) -> None:
         self.notebook = notebook
         self.cells = nb.code_cells(notebook)
@@ -60,6 +61,8 @@ class CellFlow(ABC):
         self._options = options
         self._session_id = session_id
         self._resumed = resumed
+        self._unbroken = unbroken
+        self._resting = False
         self._announced = announced
         self._ledger = Ledger(notebook, now, started_at, resumed=resumed)
         self._pending = [cell for cell in self.cells if not (resumed and self._ledger.has_run(cell))]
@@ -123,6 +126,14 @@ class CellFlow(ABC):
         self._saves.made(now, over)
         return self.notebook
 
+    def at_rest(self) -> list[tuple[int, CellOutputs]]:
+        """Return the cells that have ended, with outputs that are all in the newest snapshot, by their index.
+
+        Their outputs may be put away (:meth:`CellOutputs.put_away`) until something more comes of such a cell.
+        """
+        over = [found for found in self._executions.values() if found.ended and not found.changed]
+        return [(found.cell.index, found.outputs) for found in over]
+
     # --- Requests
 
     def _next_cell(self, now: float) -> list[Event]:
@@ -130,6 +141,8 @@ class CellFlow(ABC):
             return self._finish(self._stopping, now)
         if not self._pending or self.stopped_by_notebook:
             return self._finish(None, now)
+        if self._resting:
+            return []
         cell = self._pending.pop(0)
         execution = self._expect(cell, now)
         recorded = self._recorded(execution)
@@ -148,13 +161,19 @@ class CellFlow(ABC):
             outputs = CellOutputs(self._displays)
             if self._resumed:
                 outputs.seed(self.notebook.cells[cell.index]["outputs"])
-            self._executions[msg_id] = Execution(cell, msg_id, started, outputs, suspect=self._resumed)
+            suspect = self._resumed and not self._unbroken
+            self._executions[msg_id] = Execution(cell, msg_id, started, outputs, suspect=suspect)
         return self._executions[msg_id]
 
     def _send_cell(self, execution: Execution, now: float) -> list[Event]:
         if self._stopping is not None:
             return self._finish(self._stopping, now)
         cell = execution.cell
+        if self._resting:
+            self._pending.insert(0, cell)
+            self._current = None
+            del self._executions[execution.msg_id]
+            return []
         # Nothing has run yet under this request, so nothing can be missing of it.
         execution.started, execution.suspect, execution.seen = now, False, False
         execution.outputs.clear()
@@ -300,7 +319,7 @@ class CellFlow(ABC):
         fails = error is not None and not tolerated and not self.stopped_by_notebook
         if tolerated:
             self._stopping = self._stop_by = None
-        self._ledger.cell_ended(cell, now, seconds, failed=fails)
+        self._ledger.cell_ended(cell, now, seconds, failed=fails, raised=isinstance(error, CellError))
         events.append(ev.CellFinished(cell, len(self.cells), seconds, error))
         if fails:
             return [*events, *self._finish(error, now)]

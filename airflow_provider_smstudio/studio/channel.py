@@ -37,7 +37,7 @@ DEAF_LIMIT = 90.0
 """The same where a ping was never answered yet: a proxy may swallow them; the server's own come each 30 s."""
 
 _HAND_OVER_LIMIT = 10.0
-_LOGIN_ENDED = (200, 301, 302, 303, 307, 308, 401, 403)
+LOGIN_ENDED = (200, 301, 302, 303, 307, 308, 401, 403)
 
 
 class KernelChannel:
@@ -188,7 +188,7 @@ def connect(session: StudioSession, kernel_id: str, session_id: str, *, timeout:
     """
     seen = session.logins
     ws, status = _try_handshake(session, kernel_id, session_id, timeout)
-    if status in _LOGIN_ENDED:
+    if status in LOGIN_ENDED:
         session.renew(seen)
         ws, status = _try_handshake(session, kernel_id, session_id, timeout)
     if status == 101:
@@ -204,7 +204,7 @@ def _try_handshake(session: StudioSession, kernel_id: str, session_id: str, time
     """Return the websocket and the handshake's HTTP status; only with 101 is it open."""
     ws: Any = websocket.WebSocket(
         sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-        sslopt=_trust(session.verify),
+        sslopt=trust(session.verify),
         skip_utf8_validation=True,
         enable_multithread=False,
     )
@@ -228,8 +228,7 @@ def _try_handshake(session: StudioSession, kernel_id: str, session_id: str, time
 
 
 def _handshake(ws: Any, session: StudioSession, kernel_id: str, session_id: str) -> None:
-    path = f"api/kernels/{quote(kernel_id)}/channels?session_id={quote(session_id)}"
-    url, cookie = session.websocket(path)
+    url, cookie = session.websocket(channel_path(kernel_id, session_id))
     ws.connect(
         url,
         cookie=cookie,
@@ -239,7 +238,12 @@ def _handshake(ws: Any, session: StudioSession, kernel_id: str, session_id: str)
     )
 
 
-def _trust(verify: bool | str) -> dict[str, str]:
+def channel_path(kernel_id: str, session_id: str) -> str:
+    """Return the path of a kernel's websocket below the server's base URL."""
+    return f"api/kernels/{quote(kernel_id)}/channels?session_id={quote(session_id)}"
+
+
+def trust(verify: bool | str) -> dict[str, str]:
     """Return the certificates that requests trusts: REST and websocket must not differ in that."""
     environment = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     path = (verify if isinstance(verify, str) else environment) or DEFAULT_CA_BUNDLE_PATH

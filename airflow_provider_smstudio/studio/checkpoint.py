@@ -20,6 +20,8 @@ from typing import Any
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import notebook as nb
+from airflow_provider_smstudio.studio import verdicts
+from airflow_provider_smstudio.studio.errors import RunError, RunKilledError, StudioError
 from airflow_provider_smstudio.studio.notebook import METADATA_KEY
 
 SESSION_PREFIX = "smstudio-"
@@ -116,6 +118,31 @@ def begin(notebook: NotebookNode, who: Identity, digest: str) -> None:
 def state_of(saved: NotebookNode) -> str:
     """Tell how the run of a saved notebook stands; empty where it holds none."""
     return str(_record(saved).get("state") or "")
+
+
+def holds(saved: NotebookNode, who: Identity) -> bool:
+    """Tell whether a saved notebook holds this run."""
+    return bool(_record(saved).get("key") == who.key)
+
+
+def error_of(saved: NotebookNode) -> StudioError | None:
+    """Tell by which error a saved notebook's run ended, as far as it says; None if it had not ended so."""
+    state = state_of(saved)
+    if state == "cell-failed":
+        cells = nb.code_cells(saved)
+        for cell in cells:
+            found = saved.cells[cell.index]
+            if (found.metadata.get("papermill") or {}).get("status") == "failed":
+                shown: Mapping[str, Any] = next(
+                    (item for item in found.outputs if item.get("output_type") == "error"), {}
+                )
+                name = f"cell {cell.number}/{len(cells)}"
+                return verdicts.cell_error(cell, name, *verdicts.raised(shown))
+    if state == "killed":
+        return RunKilledError("the run was stopped")
+    if state in ("failed", "cell-failed"):
+        return RunError("the run has failed; its log says why")
+    return None
 
 
 def why_not(saved: NotebookNode, prepared: NotebookNode, *, resume: str) -> str | None:

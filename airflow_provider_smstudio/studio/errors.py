@@ -27,6 +27,7 @@ The tree::
        |- KernelDiedError                    the kernel died, restarted or was shut down under the run
        |- UnknownOutcomeError                a cell may have run, and nobody can tell how it ended
        |- RunTakenOverError                  another process watches over this run now
+       |- RunTimeoutError                    the whole run took longer than allowed
        `- RunKilledError                     somebody stopped the run
 
 Every error pickles with its fields, names the thing and the remedy in its message, and never holds a
@@ -35,6 +36,7 @@ presigned URL, a cookie or a token.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -262,5 +264,37 @@ class RunTakenOverError(RunError):
     """Another process, a later try of the same task for instance, has taken over this run; it goes on there."""
 
 
+class RunTimeoutError(RunError):
+    """The whole run took longer than its task may, and was stopped."""
+
+
 class RunKilledError(RunError):
     """Somebody stopped the run: the task was cleared, failed by hand, or interrupted."""
+
+
+_LONG_FIELDS = ("source", "traceback")
+_LONGEST_FIELD = 1000
+
+
+def to_plain(error: StudioError) -> dict[str, Any]:
+    """Return an error as a small dict of plain values, for a database; :func:`from_plain` makes an error of it.
+
+    What a cell has printed, its traceback included, is left out; the executed notebook has it.
+    """
+    fields = {
+        name: value[:_LONGEST_FIELD] if isinstance(value, str) else value
+        for name, value in error.fields.items()
+        if name not in _LONG_FIELDS and (value is None or isinstance(value, (str, int, float, bool)))
+    }
+    return {"type": type(error).__name__, "message": error.message, "fields": fields}
+
+
+def from_plain(found: Mapping[str, Any]) -> StudioError:
+    """Make the error that :func:`to_plain` has written down; of an unknown class, a :class:`StudioError`."""
+    kinds = {kind.__name__: kind for kind in _tree(StudioError)}
+    kind = kinds.get(str(found.get("type")), StudioError)
+    return kind(str(found.get("message") or "no message"), **(found.get("fields") or {}))
+
+
+def _tree(kind: type[StudioError]) -> list[type[StudioError]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in _tree(child))]

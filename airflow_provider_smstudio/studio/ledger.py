@@ -90,7 +90,9 @@ class Ledger:
 
     def cell_started(self, cell: CodeCell, now: float, msg_id: str) -> None:
         """Note that a cell's request is made."""
-        self._own(cell).update(msg_id=msg_id, attempt=self.attempt(cell))
+        own = self._own(cell)
+        own.update(msg_id=msg_id, attempt=self.attempt(cell))
+        own.pop("raised", None)
         self._begin(self._metadata(cell)["papermill"], now)
 
     def cell_count(self, cell: CodeCell, count: object) -> None:
@@ -108,8 +110,12 @@ class Ledger:
         """Note that output of a cell is missing, and why."""
         self._own(cell)["output_lost"] = list(reasons)
 
-    def cell_ended(self, cell: CodeCell, now: float, seconds: float, *, failed: bool) -> None:
-        """Note that a cell ended, and whether by an error that ends the run."""
+    def cell_ended(
+        self, cell: CodeCell, now: float, seconds: float, *, failed: bool, raised: bool = False
+    ) -> None:
+        """Note that a cell ended, whether by an error that ends the run, and whether it raised at all."""
+        if raised:
+            self._own(cell)["raised"] = True
         self._end(self._metadata(cell)["papermill"], now, seconds, failed)
 
     def last_count(self, cells: list[CodeCell]) -> int:

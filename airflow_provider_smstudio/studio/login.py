@@ -149,6 +149,8 @@ class StudioSession:
         tries = 1 if method == "POST" else _TRIES
         for attempt in range(1, tries + 1):
             failure: str
+            if hasattr(kwargs.get("data"), "seek"):
+                kwargs["data"].seek(0)  # an earlier try may have read the file
             try:
                 response = self._http.request(
                     method,

@@ -173,6 +173,12 @@ def has_lost_output(notebook: NotebookNode, cell: CodeCell) -> bool:
     return isinstance(own, Mapping) and bool(own.get("output_lost"))
 
 
+def has_raised(notebook: NotebookNode, cell: CodeCell) -> bool:
+    """Tell whether a cell of an executed notebook is marked as one that raised."""
+    own = notebook.cells[cell.index].metadata.get(METADATA_KEY)
+    return isinstance(own, Mapping) and bool(own.get("raised"))
+
+
 def begin_metadata(
     notebook: NotebookNode,
     *,

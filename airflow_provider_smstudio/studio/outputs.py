@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nbformat import NotebookNode
@@ -176,6 +176,11 @@ class Displays:
         """Note that this output shows this id."""
         self._shown.setdefault(display_id, []).append(output)
 
+    def shows_any(self, outputs: list[NotebookNode]) -> bool:
+        """Tell whether one of these outputs may still be updated."""
+        shown = {id(output) for found in self._shown.values() for output in found}
+        return bool(shown) and any(id(output) in shown for output in outputs)
+
     def forget(self, outputs: list[NotebookNode]) -> None:
         """Forget outputs that were cleared."""
         gone = {id(output) for output in outputs}
@@ -194,6 +199,7 @@ class CellOutputs:
         self._outputs: list[NotebookNode] = []
         self._stream: tuple[NotebookNode, StreamText] | None = None
         self._clear_before_next = False
+        self._fetch: Callable[[], list[NotebookNode]] | None = None
 
     def seed(self, outputs: list[NotebookNode]) -> None:
         """Begin with the outputs that a saved notebook holds; the next piece of a stream continues the last."""
@@ -232,13 +238,32 @@ class CellOutputs:
         self._outputs = []
         self._stream = None
         self._clear_before_next = False
+        self._fetch = None
 
     def collect(self) -> list[NotebookNode]:
         """Return the outputs as they stand, to be put into a notebook."""
+        self._take_back()
         self._settle_stream()
         return list(self._outputs)
 
+    def put_away(self, fetch: Callable[[], list[NotebookNode]]) -> bool:
+        """Let go of the outputs, which are kept elsewhere, until more comes.
+
+        :param fetch: brings them back.
+        :return: False where they must stay, because another cell may still update one of them.
+        """
+        if self._displays.shows_any(self._outputs):
+            return False
+        self._fetch, self._outputs, self._stream = fetch, [], None
+        return True
+
+    def _take_back(self) -> None:
+        fetch, self._fetch = self._fetch, None
+        if fetch is not None:
+            self.seed(fetch())
+
     def _append(self, output: NotebookNode, display_id: str | None) -> None:
+        self._take_back()
         if output["output_type"] == "stream":
             if self._stream is None or self._stream[0]["name"] != output["name"]:
                 self._settle_stream()

@@ -64,6 +64,8 @@ class NotebookRun(CellFlow):
     :param where: names the machine under the kernel for messages, such as an instance type.
     :param resumed: go on with the run that the notebook's metadata tell of; its kernel is still there.
     :param announced: with ``resumed``: index of the cell that was announced last, where that is known.
+    :param unbroken: with ``resumed``: the process before has closed its connection in order after :meth:`rest`,
+        and nobody was there since; so nothing was lost, and what still comes of the running cell comes here.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class NotebookRun(CellFlow):
         where: str | None = None,
         resumed: bool = False,
         announced: int | None = None,
+        unbroken: bool = False,
     ) -> None:
         super().__init__(
             notebook,
@@ -86,6 +89,7 @@ class NotebookRun(CellFlow):
             started_at=started_at,
             resumed=resumed,
             announced=announced,
+            unbroken=unbroken,
         )
         self.never_answered = False
         """Whether the run ended because its kernel, though alive, never said a word."""
@@ -116,6 +120,8 @@ class NotebookRun(CellFlow):
             if self._ledger.is_running(cell):
                 self._current.seen = True
                 events.append(ev.CellStarted(cell, len(self.cells)))
+                if self._unbroken and self._ready:
+                    return [*events, self._heartbeat(now)]  # its end will come by itself
         return [*events, *self._ask_anew(now)]
 
     def receive(self, message: Message, now: float) -> list[Event]:
@@ -249,6 +255,32 @@ class NotebookRun(CellFlow):
             return []
         error = RunKilledError(f"the run was stopped{self._during()}: {reason}")
         return self._stop_cell(error, now, grace) if self._current else self._finish(error, now)
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether another process could go on with the run now: its kernel is known and can be reached."""
+        known = self._ready and not self._inquiries.pending(iq.READY, iq.INSTALL)
+        return known and self._link.up and self._stopping is None and not self.finished and not self.half_over
+
+    @property
+    def half_over(self) -> bool:
+        """Whether the running cell's end is known by half, which no snapshot can tell."""
+        current = self._current
+        return current is not None and not current.over and (current.reply is not None or current.idle)
+
+    @property
+    def unbroken(self) -> bool:
+        """Whether all that the running cell has brought so far has come, as far as this process knows."""
+        return self._link.up and (self._current is None or not self._current.suspect)
+
+    def rest(self, resting: bool = True) -> None:
+        """Make no further cell's request: another process will go on with the run from a snapshot.
+
+        Feed it what still comes of the connection until that is closed, then save a :meth:`snapshot`.
+
+        :param resting: False takes it back; that is possible while :attr:`half_over`.
+        """
+        self._resting = resting
 
     def abandon(self, error: StudioError, now: float) -> list[Event]:
         """End at once, without asking the kernel for anything."""

@@ -6,16 +6,17 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio import checkpoint, kernelspecs, wire
+from airflow_provider_smstudio.studio import checkpoint, conduct, wire
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.checkpoint import owner_of
+from airflow_provider_smstudio.studio.conduct import KILL_GRACE, Handover
 from airflow_provider_smstudio.studio.errors import (
-    CellError,
     ConnectionLostError,
     InvalidInputError,
     KernelDiedError,
@@ -27,7 +28,6 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
 from airflow_provider_smstudio.studio.lease import KernelLease
-from airflow_provider_smstudio.studio.options import RunOptions
 from airflow_provider_smstudio.studio.preparing import Prepared, prepare
 from airflow_provider_smstudio.studio.run import NotebookRun
 from airflow_provider_smstudio.studio.saving import NotebookSaver
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 Listener = Callable[[ev.Event], None]
 
-_KILL_GRACE = 1.0
 _MUTE_LIMIT = 60.0
 """Seconds after which a kernel of a space that has said nothing, its websocket open, is replaced once."""
 
@@ -76,10 +75,11 @@ class NotebookRunner:
         )
         self._saver = NotebookSaver(server, "")
         self._last_save_error: StudioError | None = None
-        self._failed_cells: set[int] = set()
         self._who = checkpoint.identity(job.run_key, job.run_name)
         self._owner, self._since = uuid.uuid4().hex[:12], int(time.time())
         self._backlog: list[wire.Message] = []
+        self._hand_over_at: float | None = None
+        self._handed = self._unbroken = False
         self._websocket_id = self._who.client_session
 
     def stop(self, reason: str) -> None:
@@ -91,17 +91,32 @@ class NotebookRunner:
         self._stop_reason = self._stop_reason or reason
 
     def run(self) -> RunResult:
-        """Run the notebook.
+        """Run the notebook to its end.
 
         :raises InvalidInputError: for what cannot be run; then nothing was started.
         :raises RunError: when the run failed; the notebook is saved as far as it ran.
         :raises StudioError: for what else went wrong, after tidying up.
         """
+        result = self._attempts()
+        assert isinstance(result, RunResult)  # noqa: S101  # it was not asked for anything else
+        return result
+
+    def run_or_hand_over(self, after: float) -> RunResult | Handover:
+        """Run the notebook, or only its first seconds: what is not over then is left for another process.
+
+        :param after: how many seconds to stay with it, from now; a kernel's start is waited for in any case.
+        :return: the result of a run that was over by then; else what the other process needs to go on.
+        :raises StudioError: as :meth:`run` does.
+        """
+        self._hand_over_at = time.monotonic() + after
+        return self._attempts()
+
+    def _attempts(self) -> RunResult | Handover:
         result = self._attempt(first=True) or self._attempt(first=False)
         assert result is not None  # noqa: S101  # only a first attempt is given up
         return result
 
-    def _attempt(self, *, first: bool) -> RunResult | None:
+    def _attempt(self, *, first: bool) -> RunResult | Handover | None:
         """Run it, or go on with what an earlier try has left.
 
         :return: None when that came to nothing before anything was run, and the first attempt shall not be the
@@ -113,14 +128,14 @@ class NotebookRunner:
         self._saver = NotebookSaver(self._server, prepared.output_path)
         session = self._earlier_session(prepared) if first else None
         if session is not None and checkpoint.state_of(notebook) in ("completed", "stopped"):
-            return self._ended_unheard(notebook, choice, session)
+            return self._ended_unheard(prepared, session)
         where = choice.instance_type or self._where
         client_session = self._websocket_id = self._who.client_session
         announced = owner_of(session.get("name"))[1] if session else None
         run = NotebookRun(
             notebook,
             session_id=client_session,
-            options=self._options(first=first),
+            options=conduct.run_options(self._job, start_timeout=self._start_timeout(first=first)),
             now=time.monotonic(),
             where=where,
             resumed=session is not None,
@@ -139,21 +154,22 @@ class NotebookRunner:
             startup = time.monotonic() - began
             self._carry_out(run, run.start(time.monotonic()))
             self._drive(run)
+            if not run.finished:
+                return self._handed_over(run, prepared, startup, resumed=session is not None)
         except StudioError as error:
             self._carry_out(run, run.abandon(error, time.monotonic()))
         except BaseException as error:
             self._end_kindly(run, error)
             raise
         finally:
-            if self._keeps_kernel(run.error):
+            if self._handed or self._keeps_kernel(run.error):
                 self._lease.leave()
             else:
                 self._release()
         if first and not run.requested and self._begins_again(run, session):
             return None
         self._raise(run.error)
-        status = "stopped" if run.stopped_by_notebook else "success"
-        return self._result(status, notebook, choice, run.executed, startup, resumed=session is not None)
+        return self._result(prepared, run.executed, startup, resumed=session is not None)
 
     def _raise(self, error: StudioError | None) -> None:
         if isinstance(error, RunError):
@@ -173,59 +189,32 @@ class NotebookRunner:
             return True
         return False
 
-    def _options(self, *, first: bool) -> RunOptions:
+    def _start_timeout(self, *, first: bool) -> float:
         # A kernel that could not get its ports may live on and never answer (seen with ipykernel 7.3). In Classic
         # there is no telling how long one may take.
         patience = self._job.kernel_start_timeout
-        if first and not self._server.classic:
-            patience = min(patience, _MUTE_LIMIT)
-        return RunOptions(
-            allow_errors=self._job.allow_errors,
-            cell_timeout=self._job.cell_timeout,
-            kernel_start_timeout=patience,
-            reconnect_timeout=self._job.reconnect_timeout,
-            record_limit=int(self._job.record_mib * 2**20),
-            on_unknown_cell=self._job.on_unknown_cell,
-        )
+        return min(patience, _MUTE_LIMIT) if first and not self._server.classic else patience
 
-    def _result(
-        self,
-        status: str,
-        notebook: NotebookNode,
-        choice: kernelspecs.KernelChoice,
-        executed: int,
-        startup: float,
-        *,
-        resumed: bool,
-    ) -> RunResult:
-        cells = nb.code_cells(notebook)
-        return RunResult(
-            status=status,
-            notebook_path=self._job.notebook_path,
+    def _result(self, prepared: Prepared, executed: int, startup: float, *, resumed: bool) -> RunResult:
+        return conduct.result(
+            prepared.notebook,
+            self._job,
             output_path=self._saver.path,
             output_url=self._server.output_url(self._saver.path),
-            kernel_name=choice.name,
-            instance_type=choice.instance_type or self._where,
-            cells=len(cells),
+            kernel_name=prepared.kernel.name,
+            instance_type=prepared.kernel.instance_type or self._where,
             cells_executed=executed,
-            started_at=notebook.metadata["papermill"]["start_time"],
-            duration=notebook.metadata["papermill"]["duration"],
-            startup_seconds=round(startup, 3),
-            failed_cells=sorted(self._failed_cells),
-            incomplete_cells=[cell.number for cell in cells if nb.has_lost_output(notebook, cell)],
+            startup_seconds=startup,
             resumed=resumed,
         )
 
-    def _ended_unheard(
-        self, notebook: NotebookNode, choice: kernelspecs.KernelChoice, session: dict[str, Any]
-    ) -> RunResult:
+    def _ended_unheard(self, prepared: Prepared, session: dict[str, Any]) -> RunResult:
         """Tidy up after a run whose process was lost between its end and its tidying up."""
         log.info("an earlier try has run it to its end")
         self._lease.adopt(session)
         self._on_output(self._saver.path)
         self._release()
-        status = "stopped" if checkpoint.state_of(notebook) == "stopped" else "success"
-        return self._result(status, notebook, choice, nb.cells_run(notebook), 0.0, resumed=True)
+        return self._result(prepared, nb.cells_run(prepared.notebook), 0.0, resumed=True)
 
     # --- Before anything is started
 
@@ -264,16 +253,10 @@ class NotebookRunner:
 
     def _keeps_kernel(self, error: StudioError | None) -> bool:
         """Tell whether the kernel is left for whoever goes on with the run."""
-        if isinstance(error, RunTakenOverError):
-            return True
         error = error or self._last_save_error
-        if error is None or self._stop_reason or not self._job.will_retry or self._job.run_key is None:
-            return False
-        if isinstance(error, CellError):
-            return self._job.resume == "failed_cell"
-        # The way to it failed, not the run: it may well go on.
-        kept = not isinstance(error, RunError) and self._lease.channel_was_open
-        if kept:
+        reached = self._lease.channel_was_open
+        kept = conduct.keeps_kernel(self._job, error, stopped=bool(self._stop_reason), reached=reached)
+        if kept and not isinstance(error, RunError):
             log.warning("the kernel is left running for the next try")
         return kept
 
@@ -283,7 +266,7 @@ class NotebookRunner:
 
     @property
     def _session_path(self) -> str:
-        return self._who.session_path(nb.clean_path(self._job.notebook_path, "notebook_path"))
+        return conduct.session_path(self._job, self._who)
 
     def _session_name(self, cell: int | None = None) -> str:
         return self._who.session_name(self._owner, cell, since=self._since)
@@ -291,10 +274,56 @@ class NotebookRunner:
     # --- The cells
 
     def _drive(self, run: NotebookRun) -> None:
+        """See the run to its end, or to where it may be handed over."""
         while not run.finished:
+            late = self._hand_over_at is not None and time.monotonic() >= self._hand_over_at
+            if late and not self._stop_reason and run.may_rest and self._rest(run):
+                return
             if self._stop_reason:
-                self._carry_out(run, run.stop(self._stop_reason, time.monotonic(), grace=_KILL_GRACE))
+                self._carry_out(run, run.stop(self._stop_reason, time.monotonic(), grace=KILL_GRACE))
             self._step(run)
+
+    def _rest(self, run: NotebookRun) -> bool:
+        """Have the run make no more requests, close its websocket in order, and save how far it is.
+
+        :return: whether it now waits for another process; False when it came to its end just then.
+        """
+        run.rest()
+        channel, self._lease.channel = self._lease.channel, None
+        unbroken = run.unbroken and channel is not None
+        try:
+            for message in channel.hand_over() if channel is not None else ():
+                self._carry_out(run, run.receive(message, time.monotonic()))
+        except StudioError as error:
+            unbroken = False
+            log.info("%s; what is missing will be fetched", error)
+        if run.finished:
+            return False
+        if run.half_over:
+            run.rest(False)
+            self._reconnect(run, ev.Reconnect(orderly=unbroken))
+            return False
+        try:
+            self._saver.save_last(save_request(run.snapshot(time.monotonic())), hurry=False)
+        except StudioError as error:  # what it would have held is asked of the kernel later
+            unbroken = False
+            log.warning("%s; the run goes on", error)
+        self._unbroken = unbroken and run.unbroken
+        return True
+
+    def _handed_over(self, run: NotebookRun, prepared: Prepared, startup: float, *, resumed: bool) -> Handover:
+        if self._stop_reason:
+            raise RunKilledError(f"the run was stopped: {self._stop_reason}")
+        self._handed = True
+        return Handover(
+            job=replace(self._job, parameters={}, upload_from=None, output_path=self._saver.path),
+            owner=self._owner,
+            kernel_name=prepared.kernel.name,
+            instance_type=prepared.kernel.instance_type or self._where,
+            startup_seconds=round(startup, 3),
+            unbroken=self._unbroken,
+            resumed=resumed,
+        )
 
     def _step(self, run: NotebookRun) -> None:
         """Wait for the next message, or until something else is due, and have the run deal with it."""
@@ -340,8 +369,6 @@ class NotebookRunner:
                 self._announce(run, event.cell.index)
             elif isinstance(event, ev.Reconnect):
                 self._reconnect(run, event)
-            elif isinstance(event, ev.CellFinished) and event.error:
-                self._failed_cells.add(event.cell.number)
             self._listener(event)
 
     def _announce(self, run: NotebookRun, cell: int) -> None:

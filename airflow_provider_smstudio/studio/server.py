@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
 
 import requests
@@ -70,11 +70,11 @@ class JupyterServer:
             raise NotANotebookError(f"{path!r} is not a valid notebook: {_message(response)}", path=path)
         return nb.read(_parsed(response, dict).get("content"), path)
 
-    def write_notebook(self, path: str, body: bytes, *, timeout: float = 300) -> None:
+    def write_notebook(self, path: str, body: bytes | BinaryIO, *, timeout: float = 300) -> None:
         """Write a notebook, over what is there.
 
         :param path: where to.
-        :param body: the request, as :func:`save_request` makes it.
+        :param body: the request, as :func:`save_request` makes it, or an open file that holds it.
         :param timeout: limit for the answer, in seconds.
         :raises SaveError: when the server did not take it.
         """

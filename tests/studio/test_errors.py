@@ -45,6 +45,7 @@ FIELDS = {
     "KernelDiedError": {"output_path": "a", "cell_number": 2, "cell_index": 3},
     "UnknownOutcomeError": {"output_path": "a", "cell_number": 2, "cell_index": 3},
     "RunTakenOverError": {"output_path": "a"},
+    "RunTimeoutError": {"output_path": "a"},
     "RunKilledError": {"output_path": "a"},
 }
 

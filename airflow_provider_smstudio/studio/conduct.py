@@ -1,0 +1,124 @@
+"""What every driver of a run decides alike, whether it waits in a thread or on an event loop; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from nbformat import NotebookNode
+
+from airflow_provider_smstudio.studio import checkpoint
+from airflow_provider_smstudio.studio import notebook as nb
+from airflow_provider_smstudio.studio.checkpoint import Identity
+from airflow_provider_smstudio.studio.errors import CellError, RunError, RunTakenOverError, StudioError
+from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
+from airflow_provider_smstudio.studio.options import RunOptions
+
+KILL_GRACE = 1.0
+"""Seconds that an interrupted cell has to end when its task is killed."""
+
+
+@dataclass(frozen=True)
+class Handover:
+    """All that another process needs to go on with a run; as plain JSON, and without a secret or a parameter.
+
+    :ivar job: what is run; its output path is set, its parameters are left out, since they are in the notebook.
+    :ivar owner: what names the process that hands over, in the Jupyter session's name; those that go on with the
+        run on its behalf begin with it, so that they can be told from those of a later try.
+    :ivar kernel_name: the kernel.
+    :ivar instance_type: what it runs on, where that is known.
+    :ivar startup_seconds: see :class:`RunResult`.
+    :ivar unbroken: nothing was lost on the way so far.
+    :ivar resumed: whether an earlier try had begun the run.
+    """
+
+    job: NotebookJob
+    owner: str
+    kernel_name: str
+    instance_type: str | None
+    startup_seconds: float
+    unbroken: bool
+    resumed: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as a dict of plain values."""
+        return asdict(replace(self, job=replace(self.job, parameters={}, upload_from=None)))
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Handover:
+        """Make it from what :meth:`as_dict` returned."""
+        return cls(**{**fields, "job": NotebookJob(**fields["job"])})
+
+
+def run_options(job: NotebookJob, *, start_timeout: float) -> RunOptions:
+    """Return a run's limits and switches.
+
+    :param start_timeout: how long the kernel may take to its first answer, in seconds.
+    """
+    return RunOptions(
+        allow_errors=job.allow_errors,
+        cell_timeout=job.cell_timeout,
+        kernel_start_timeout=start_timeout,
+        reconnect_timeout=job.reconnect_timeout,
+        record_limit=int(job.record_mib * 2**20),
+        on_unknown_cell=job.on_unknown_cell,
+    )
+
+
+def session_path(job: NotebookJob, who: Identity) -> str:
+    """Return the path of the run's Jupyter session."""
+    return who.session_path(nb.clean_path(job.notebook_path, "notebook_path"))
+
+
+def keeps_kernel(job: NotebookJob, error: StudioError | None, *, stopped: bool, reached: bool) -> bool:
+    """Tell whether the kernel is left for whoever goes on with the run.
+
+    :param error: what the run, or the last save of its notebook, ended by.
+    :param stopped: whether somebody stopped it.
+    :param reached: whether the kernel has ever been reached.
+    """
+    if isinstance(error, RunTakenOverError):
+        return True
+    if error is None or stopped or not job.will_retry or job.run_key is None:
+        return False
+    if isinstance(error, CellError):
+        return job.resume == "failed_cell"
+    # The way to it failed, not the run: it may well go on.
+    return not isinstance(error, RunError) and reached
+
+
+def result(
+    notebook: NotebookNode,
+    job: NotebookJob,
+    *,
+    output_path: str,
+    output_url: str,
+    kernel_name: str,
+    instance_type: str | None,
+    cells_executed: int,
+    startup_seconds: float,
+    resumed: bool,
+) -> RunResult:
+    """Tell how a run went that did not fail.
+
+    :param notebook: the executed notebook; its outputs need not be there.
+    :param cells_executed: how many of its cells ran.
+    """
+    cells = nb.code_cells(notebook)
+    return RunResult(
+        status="stopped" if checkpoint.state_of(notebook) == "stopped" else "success",
+        notebook_path=job.notebook_path,
+        output_path=output_path,
+        output_url=output_url,
+        kernel_name=kernel_name,
+        instance_type=instance_type,
+        cells=len(cells),
+        cells_executed=cells_executed,
+        started_at=notebook.metadata["papermill"]["start_time"],
+        duration=notebook.metadata["papermill"]["duration"],
+        startup_seconds=round(startup_seconds, 3),
+        failed_cells=[cell.number for cell in cells if nb.has_raised(notebook, cell)],
+        incomplete_cells=[cell.number for cell in cells if nb.has_lost_output(notebook, cell)],
+        resumed=resumed,
+    )

@@ -1,0 +1,509 @@
+"""Goes on with a run on an event loop: what :mod:`runner` is for a thread, for as many runs as there are.
+
+It starts no kernel. It finds the run by what the process before has handed over, as a later try does: by the
+Jupyter session's path, and how far it is by the executed notebook and the kernel's record. So it can be ended at
+any time and be begun anew elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from nbformat import NotebookNode
+
+from airflow_provider_smstudio.studio import async_channel as channels
+from airflow_provider_smstudio.studio import checkpoint, conduct
+from airflow_provider_smstudio.studio import events as ev
+from airflow_provider_smstudio.studio import notebook as nb
+from airflow_provider_smstudio.studio.checkpoint import owner_of
+from airflow_provider_smstudio.studio.conduct import KILL_GRACE, Handover
+from airflow_provider_smstudio.studio.errors import (
+    ConnectionLostError,
+    KernelDiedError,
+    KernelStartError,
+    RunError,
+    RunTakenOverError,
+    RunTimeoutError,
+    SaveError,
+    StudioError,
+)
+from airflow_provider_smstudio.studio.hub import Hub, SharedStudio, in_thread
+from airflow_provider_smstudio.studio.job import RunResult
+from airflow_provider_smstudio.studio.lease import KernelLease
+from airflow_provider_smstudio.studio.run import NotebookRun
+from airflow_provider_smstudio.studio.spool import NotebookSpool
+from airflow_provider_smstudio.studio.wire import Message
+
+log = logging.getLogger(__name__)
+
+_LONGEST_WAIT = 5.0
+_TURN = 0.01
+"""Seconds after which a run that has messages waiting lets the others have their turn."""
+
+_HANDSHAKE_LIMIT = 20.0
+_SPREAD = 2.0
+"""A server that comes back is not asked by all runs in the same moment, but over so many seconds."""
+
+_SAVE_PAUSES = (1.0, 3.0, 10.0)
+
+
+class NotebookWatcher:
+    """Goes on with one run; make one for each process.
+
+    :param hub: what the runs of this event loop share.
+    :param shared: the Studio.
+    :param handover: what is gone on with.
+    :param listener: told every event of the run, in order; it must not block.
+    :param deadline: when the run shall be stopped, in seconds since the epoch; None for no limit.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        shared: SharedStudio,
+        handover: Handover,
+        *,
+        listener: Callable[[ev.Event], None] | None = None,
+        deadline: float | None = None,
+    ) -> None:
+        self._hub, self._shared = hub, shared
+        self._server = shared.studio.server
+        self._handover, self._job = handover, handover.job
+        self._listener = listener or (lambda event: None)
+        self._deadline = deadline
+        self._who = checkpoint.identity(self._job.run_key, self._job.run_name)
+        self._owner = f"{handover.owner}{uuid.uuid4().hex[:8]}"
+        self._since = int(time.time())
+        self._websocket_id = self._who.client_session
+        self._path = self._job.output_path or ""
+        self._stop_reason: str | None = None
+        self._timed_out = False
+        self._lease = KernelLease(
+            self._server,
+            timeout=_HANDSHAKE_LIMIT,
+            delete_app=self._job.delete_kernel_app,
+            stop_reason=lambda: self._stop_reason,
+        )
+        self._channel: channels.AsyncKernelChannel | None = None
+        self._spool: NotebookSpool | None = None
+        self._run: NotebookRun | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._last_save_error: StudioError | None = None
+        self._backlog: list[Message] = []
+        self._turn_ends = 0.0
+
+    async def watch(self) -> RunResult:
+        """See the run to its end.
+
+        When it is cancelled, nothing is given back: call :meth:`kill` or :meth:`leave` then.
+
+        :return: how it went.
+        :raises RunTakenOverError: when a later try, or another watcher, goes on with the run.
+        :raises RunTimeoutError: when the deadline had come; the run was stopped.
+        :raises StudioError: as :meth:`NotebookRunner.run` does.
+        """
+        session = await self._find()
+        notebook = await self._read()
+        if session is None:
+            return self._ended_before(notebook)
+        if checkpoint.state_of(notebook) in ("completed", "stopped"):
+            self._lease.adopt(session)
+            await self._give_back()
+            return self._result(notebook)
+        run = self._run = self._resume(notebook, session)
+        await self._take(session)
+        await self._drive(run)
+        return await self._end(run)
+
+    async def kill(self, reason: str) -> None:
+        """Interrupt the cell, save the notebook, remove the kernel; of a run that is still this watcher's.
+
+        For after :meth:`watch` was cancelled. A run that is over, or that another process has taken over, is left
+        alone.
+        """
+        self._stop_reason = self._stop_reason or reason
+        run = self._run
+        if run is None:
+            session = await self._find()
+            if session is not None:
+                self._lease.adopt(session)
+                await self._give_back()
+            return
+        if run.finished:
+            await self._save(run, last=True)
+            return
+        await self._shared.call(self._lease.is_ours, self._owner)  # raises if it is another's
+        await self._drive(run)
+        await self._give_back()
+
+    async def leave(self) -> None:
+        """Close the connection and let the run go on, unwatched."""
+        if self._saving is not None:
+            self._saving.cancel()
+        if self._channel is not None:
+            await self._channel.close()
+            self._channel = None
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+    # --- The beginning
+
+    async def _find(self) -> dict[str, Any] | None:
+        """Find the run's Jupyter session.
+
+        :raises RunTakenOverError: when it is watched over on behalf of another try.
+        """
+        path = conduct.session_path(self._job, self._who)
+        sessions = await self._shared.call(self._server.sessions)
+        session = next((item for item in sessions if item.get("path") == path), None)
+        owner = owner_of(session.get("name"))[0] if session else None
+        if owner is not None and not owner.startswith(self._handover.owner):
+            raise RunTakenOverError("a later try has taken over this run; it goes on there")
+        return session
+
+    async def _read(self) -> NotebookNode:
+        """Read the executed notebook, its outputs into the spool.
+
+        :raises RunError: when it does not hold this run.
+        """
+        spool = self._spool = NotebookSpool()
+        notebook = await self._shared.call(_read_into, spool, self._server, self._path)
+        if not checkpoint.holds(notebook, self._who):
+            raise RunError(f"the executed notebook at {self._path!r} holds another run; nothing more was run")
+        return notebook
+
+    def _resume(self, notebook: NotebookNode, session: dict[str, Any]) -> NotebookRun:
+        owner, announced = owner_of(session.get("name"))
+        return NotebookRun(
+            notebook,
+            session_id=self._who.client_session,
+            options=conduct.run_options(self._job, start_timeout=self._job.kernel_start_timeout),
+            now=time.monotonic(),
+            where=self._handover.instance_type,
+            resumed=True,
+            announced=announced,
+            unbroken=self._handover.unbroken and owner == self._handover.owner,
+        )
+
+    async def _take(self, session: dict[str, Any]) -> None:
+        """Make the run this watcher's, and begin to listen."""
+        run = self._run
+        assert run is not None  # noqa: S101  # watch() has made it
+        self._lease.adopt(session)
+        await self._shared.call(self._lease.rename, self._name(owner_of(session.get("name"))[1]))
+        try:
+            self._channel = await self._connect()
+        except StudioError as error:
+            begun = run.start(time.monotonic())  # its requests go nowhere, as it is told next
+            await self._carry_out(run, [*begun, *await self._not_connected(run, error)])
+        else:
+            await self._carry_out(run, run.start(time.monotonic()))
+
+    def _ended_before(self, notebook: NotebookNode) -> RunResult:
+        """Tell how a run ended whose kernel is gone already: another watcher may have seen its end.
+
+        :raises StudioError: when it failed.
+        """
+        state = checkpoint.state_of(notebook)
+        if state in ("completed", "stopped"):
+            return self._result(notebook)
+        error = checkpoint.error_of(notebook)
+        if error is None:
+            error = KernelDiedError(
+                "the kernel of the run is gone: the server does not know it any more. Its variables are gone, so "
+                "nothing more was run"
+            )
+        raise self._with_path(error)
+
+    # --- The cells
+
+    async def _drive(self, run: NotebookRun) -> None:
+        while not run.finished:
+            if self._stop_reason:
+                await self._carry_out(run, run.stop(self._stop_reason, time.monotonic(), grace=KILL_GRACE))
+            elif self._deadline is not None and time.time() >= self._deadline:
+                self._timed_out = True
+                self._stop_reason = "it took longer than its execution_timeout"
+                continue
+            await self._step(run)
+
+    async def _step(self, run: NotebookRun) -> None:
+        """Wait for the next message, or until something else is due, and have the run deal with it."""
+        if run.finished:
+            return
+        due = run.next_deadline()
+        wait = _LONGEST_WAIT if due is None else min(max(due - time.monotonic(), 0.0), _LONGEST_WAIT)
+        if self._deadline is not None and not self._stop_reason:
+            wait = min(wait, max(self._deadline - time.time(), 0.0))
+        message = None
+        if self._channel is None:
+            await asyncio.sleep(min(wait, 1.0))
+        else:
+            try:
+                message = await self._channel.receive(wait)
+            except StudioError as error:
+                await self._lose(run, error)
+                return
+        now = time.monotonic()
+        if message is not None:
+            await self._carry_out(run, run.receive(message, now))
+        if message is None or (due is not None and now >= due):
+            await self._carry_out(run, run.tick(now))
+        if message is not None and now >= self._turn_ends:
+            await asyncio.sleep(0)
+            self._turn_ends = time.monotonic() + _TURN
+
+    async def _lose(self, run: NotebookRun, error: StudioError) -> None:
+        """Give up the websocket that broke."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+        await self._carry_out(run, run.disconnected(error, time.monotonic()))
+
+    async def _carry_out(self, run: NotebookRun, events: list[ev.Event]) -> None:
+        for event in events:
+            if isinstance(event, ev.Send):
+                await self._send(run, event.message)
+            elif isinstance(event, ev.Interrupt):
+                await self._shared.call(self._lease.interrupt)
+            elif isinstance(event, ev.CheckKernel):
+                await self._carry_out(run, await self._check(run))
+            elif isinstance(event, ev.Save):
+                await self._save(run, last=event.required)
+            elif isinstance(event, ev.Announce):
+                await self._announce(run, event.cell.index)
+            elif isinstance(event, ev.Reconnect):
+                await self._reconnect(run, event)
+            self._listener(event)
+
+    async def _send(self, run: NotebookRun, message: Message) -> None:
+        if self._channel is None:
+            return  # it broke a moment ago, and the run knows
+        try:
+            await self._channel.send(message)
+        except StudioError as error:
+            await self._lose(run, error)
+
+    async def _announce(self, run: NotebookRun, cell: int) -> None:
+        """Write down that a cell may be sent: in the session's name, or else in the notebook."""
+        if not await self._shared.call(self._lease.rename, self._name(cell)):
+            await self._end_save()
+            try:
+                await self._write(run)
+            except StudioError as error:
+                log.warning("%s; the run goes on", error)
+
+    async def _check(self, run: NotebookRun) -> list[ev.Event]:
+        """Ask for the kernel; a question that fails is no reason to end a run."""
+        if self._lease.kernel_id is None:
+            return []
+        try:
+            state = await self._shared.call(self._server.kernel_state, self._lease.kernel_id)
+        except StudioError as error:
+            log.warning("the server could not be asked for the kernel: %s", error)
+            return []
+        return run.kernel_state(state, time.monotonic())
+
+    async def _reconnect(self, run: NotebookRun, wanted: ev.Reconnect) -> None:
+        """Open the websocket anew, as the run wants it."""
+        orderly = wanted.orderly and not wanted.fresh
+        if wanted.fresh:
+            self._websocket_id = uuid.uuid4().hex
+        try:
+            await self._close_for_next(orderly=wanted.orderly)
+            alive = await self._shared.call(self._lease.is_ours, self._owner)
+            if alive:
+                self._channel = await self._connect()
+        except RunTakenOverError as error:
+            await self._carry_out(run, run.abandon(error, time.monotonic()))
+        except StudioError as error:
+            await self._carry_out(run, await self._not_connected(run, error))
+        else:
+            waiting, self._backlog = self._backlog, []
+            for message in waiting:
+                await self._carry_out(run, run.receive(message, time.monotonic()))
+            now = time.monotonic()
+            again = run.reconnected(now, orderly=orderly) if alive else run.kernel_state(None, now)
+            await self._carry_out(run, again)
+
+    async def _close_for_next(self, *, orderly: bool) -> None:
+        """Close the open websocket; what was still under way is dealt with when the next one is open."""
+        channel, self._channel = self._channel, None
+        if channel is not None and orderly:
+            async for message in channel.hand_over():
+                self._backlog.append(message)
+        elif channel is not None:
+            await channel.close()
+        if not orderly:
+            await asyncio.sleep(random.uniform(0, min(_SPREAD, self._hub.runs / 100)))  # noqa: S311  # no secret
+
+    async def _not_connected(self, run: NotebookRun, error: StudioError) -> list[ev.Event]:
+        """Tell the run that its websocket could not be opened."""
+        if isinstance(error, KernelStartError):  # the handshake's words for a kernel that does not answer it
+            if await self._shared.call(self._lease.is_gone):
+                return run.kernel_state(None, time.monotonic())
+            error = ConnectionLostError(f"the kernel's websocket was not opened: {error}")
+        return run.disconnected(error, time.monotonic())
+
+    async def _connect(self) -> channels.AsyncKernelChannel:
+        async with self._hub.handshakes:
+            return await channels.connect(
+                self._hub.sockets,
+                self._server.session,
+                self._lease.kernel_id or "",
+                self._websocket_id,
+                timeout=_HANDSHAKE_LIMIT,
+                renew=lambda seen: self._shared.call(self._server.session.renew, seen),
+            )
+
+    # --- Saving
+
+    async def _save(self, run: NotebookRun, *, last: bool) -> None:
+        if not last:
+            if self._saving is not None and not self._saving.done():
+                run.postpone_save(time.monotonic())
+            elif not run.finished:
+                self._saving = asyncio.create_task(self._save_now(run))
+            return
+        if isinstance(run.error, RunTakenOverError):
+            return  # what is there is the other process's
+        if self._stop_reason:
+            await self._give_back()  # a task that is killed has few seconds left: the kernel first
+        await self._end_save()
+        for pause in (*(() if self._stop_reason else _SAVE_PAUSES), None):
+            try:
+                await self._write(run)
+                return
+            except StudioError as error:
+                if pause is None:
+                    log.error("%s", error)
+                    self._last_save_error = error
+                    return
+                log.warning("%s; trying again", error)
+                await asyncio.sleep(pause)
+
+    async def _end_save(self) -> None:
+        """Wait for the save that is under way: an older state must not come last."""
+        if self._saving is not None:
+            await asyncio.wait([self._saving], timeout=1.0 if self._stop_reason else None)
+
+    async def _save_now(self, run: NotebookRun) -> None:
+        began = time.monotonic()
+        try:
+            size = await self._write(run)
+        except StudioError as error:
+            log.warning("%s; the run goes on", error)
+        else:
+            run.saved(time.monotonic(), time.monotonic() - began, size)
+
+    async def _write(self, run: NotebookRun) -> int:
+        """Save the notebook as it stands, and let go of the outputs of cells that have ended.
+
+        :return: how many bytes were written.
+        """
+        spool = self._spool
+        assert spool is not None  # noqa: S101  # leave() comes last
+        notebook = run.snapshot(time.monotonic())
+        over = {index: outputs for index, outputs in run.at_rest() if not spool.is_away(index, notebook)}
+        draft = spool.draft(notebook)
+        timeout = 3.0 if self._stop_reason else 300.0
+        size, places = await self._shared.save(
+            _write_from, spool, draft, set(over), self._server, self._path, timeout
+        )
+        for index, outputs in run.at_rest():  # something may have come meanwhile
+            place = places.get(index)
+            if place is not None and outputs is over.get(index):
+                fetch = _Fetch(spool, place)
+                if outputs.put_away(fetch):
+                    spool.put_away(index, notebook, place)
+        return size
+
+    # --- The end
+
+    async def _end(self, run: NotebookRun) -> RunResult:
+        error = run.error or self._last_save_error
+        reached = self._lease.channel_was_open
+        kept = conduct.keeps_kernel(self._job, error, stopped=bool(self._stop_reason), reached=reached)
+        if kept:
+            if error is not None and not isinstance(error, RunError):
+                log.warning("the kernel is left running for the next try")
+        else:
+            await self._give_back()
+        if self._timed_out and error is not None:
+            raise RunTimeoutError(f"the run was stopped: {self._stop_reason}", output_path=self._path)
+        if error is not None:
+            raise self._with_path(error)
+        return self._result(run.notebook)
+
+    def _with_path(self, error: StudioError) -> StudioError:
+        if isinstance(error, RunError):
+            error.fields["output_path"] = error.output_path = self._path
+        return error
+
+    async def _give_back(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+        await in_thread(self._hub.patient, self._lease.release)
+
+    def _result(self, notebook: NotebookNode) -> RunResult:
+        return conduct.result(
+            notebook,
+            self._job,
+            output_path=self._path,
+            output_url=self._server.output_url(self._path),
+            kernel_name=self._handover.kernel_name,
+            instance_type=self._handover.instance_type,
+            cells_executed=nb.cells_run(notebook) if self._run is None else self._run.executed,
+            startup_seconds=self._handover.startup_seconds,
+            resumed=self._handover.resumed,
+        )
+
+    def _name(self, cell: int | None) -> str:
+        return self._who.session_name(self._owner, cell, since=self._since)
+
+
+class _Fetch:
+    """Brings the outputs of a cell back; smaller than a closure over a whole run."""
+
+    __slots__ = ("_place", "_spool")
+
+    def __init__(self, spool: NotebookSpool, place: Any) -> None:
+        self._spool, self._place = spool, place
+
+    def __call__(self) -> list[NotebookNode]:
+        return self._spool.fetch(self._place)
+
+
+def _read_into(spool: NotebookSpool, server: Any, path: str) -> NotebookNode:
+    """Read an executed notebook; outputs of cells that have ended go into the spool."""
+    notebook: NotebookNode = server.read_notebook(path)
+    ended = {
+        cell.index
+        for cell in nb.code_cells(notebook)
+        if (notebook.cells[cell.index].metadata.get("papermill") or {}).get("status") == "completed"
+    }
+    file, _, places = spool.write(spool.draft(notebook), ended)
+    file.close()
+    for index, place in places.items():
+        spool.put_away(index, notebook, place)
+    return notebook
+
+
+def _write_from(
+    spool: NotebookSpool, draft: Any, ended: set[int], server: Any, path: str, timeout: float
+) -> tuple[int, dict[int, Any]]:
+    try:
+        file, size, places = spool.write(draft, ended)
+    except OSError as error:
+        raise SaveError(f"the notebook could not be put together on this machine: {error.strerror}") from error
+    with file:
+        server.write_notebook(path, file, timeout=timeout)
+    return size, places
