@@ -43,7 +43,11 @@ class StudioArguments:
         """Return a new hook with the rendered arguments."""
         from airflow_provider_smstudio.hooks.studio import SageMakerStudioHook
 
-        return SageMakerStudioHook(**{name: _as_text(getattr(self, name)) for name in STUDIO_TEMPLATE_FIELDS})
+        return SageMakerStudioHook(**self.hook_arguments())
+
+    def hook_arguments(self) -> dict[str, Any]:
+        """Return the rendered arguments of the hook, for a trigger to make one alike."""
+        return {name: _as_text(getattr(self, name)) for name in STUDIO_TEMPLATE_FIELDS}
 
 
 def _as_text(value: Any) -> Any:

@@ -6,17 +6,30 @@ both in 3.0 and 3.1, which had not moved everything yet. None of these imports w
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import sync_to_async
 
 if TYPE_CHECKING:
     # Types are checked against the newest Airflow; the branches below give the same names at run time.
     from airflow.sdk import BaseHook, BaseOperator, BaseOperatorLink, BaseSensorOperator, Context
+    from airflow.sdk._shared.secrets_masker import mask_secret as mask_secret_here
+    from airflow.sdk.configuration import conf
     from airflow.sdk.definitions._internal.types import NOTSET, ArgNotSet
-    from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+    from airflow.sdk.exceptions import (
+        AirflowException,
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowTaskTimeout,
+    )
     from airflow.sdk.execution_time.xcom import XCom
     from airflow.sdk.log import mask_secret
+    from airflow.triggers.base import BaseTrigger, TriggerEvent
 else:
+    from airflow.triggers.base import BaseTrigger, TriggerEvent
+
     try:  # 3.0+
         from airflow.sdk import BaseOperator, BaseOperatorLink, BaseSensorOperator, Context
         from airflow.sdk.definitions._internal.types import NOTSET, ArgNotSet
@@ -31,31 +44,62 @@ else:
         from airflow.utils.log.secrets_masker import mask_secret
         from airflow.utils.types import NOTSET, ArgNotSet
 
+    # Masks in this process only, from any thread. In a triggerer mask_secret would also tell the supervisor, which
+    # Airflow 3.0 to 3.2 can do from the event loop's own thread only.
+    try:  # 3.2+
+        from airflow.sdk._shared.secrets_masker import mask_secret as mask_secret_here
+    except ImportError:
+        try:  # 3.0, 3.1
+            from airflow.sdk.execution_time.secrets_masker import mask_secret as mask_secret_here
+        except ImportError:  # 2.11
+            mask_secret_here = mask_secret
+
     try:  # 3.1+
         from airflow.sdk import BaseHook
     except ImportError:  # 2.11, 3.0
         from airflow.hooks.base import BaseHook
 
     try:  # 3.2+
-        from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+        from airflow.sdk.configuration import conf
+        from airflow.sdk.exceptions import (
+            AirflowException,
+            AirflowFailException,
+            AirflowNotFoundException,
+            AirflowTaskTimeout,
+        )
     except ImportError:  # 2.11, 3.0, 3.1
-        from airflow.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException
+        from airflow.configuration import conf
+        from airflow.exceptions import (
+            AirflowException,
+            AirflowFailException,
+            AirflowNotFoundException,
+            AirflowTaskTimeout,
+        )
 
 __all__ = [
     "NOTSET",
     "AirflowException",
     "AirflowFailException",
     "AirflowNotFoundException",
+    "AirflowTaskTimeout",
     "ArgNotSet",
     "BaseHook",
     "BaseOperator",
     "BaseOperatorLink",
     "BaseSensorOperator",
+    "BaseTrigger",
     "Context",
+    "TriggerEvent",
     "XCom",
+    "conf",
     "first_started",
+    "is_deferred",
     "mask_secret",
+    "mask_secret_here",
+    "was_killed",
 ]
+
+_KILLED = "__airflow_user_action__"
 
 
 def first_started(context: Context) -> datetime | None:
@@ -72,3 +116,34 @@ def first_started(context: Context) -> datetime | None:
     first = ask_server(context) if ask_server is not None else None
     started: datetime | None = first or ti.start_date
     return started
+
+
+def was_killed(error: asyncio.CancelledError) -> bool:
+    """Tell whether a trigger was cancelled because somebody acted on its task; from 3.3 on the error says so."""
+    return bool(error.args) and error.args[0] == _KILLED
+
+
+async def is_deferred(trigger: BaseTrigger) -> bool:
+    """Tell whether a trigger's task still waits for it; then the trigger is only being moved.
+
+    :param trigger: a trigger that was cancelled.
+    """
+    ti: Any = trigger.task_instance
+    if ti is None:
+        return True
+    return await sync_to_async(_state_of)(ti) == "deferred"
+
+
+def _state_of(ti: Any) -> str | None:
+    try:  # 3.0+
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+    except ImportError:  # 2.11
+        ti.refresh_from_db()
+        return str(ti.state)
+    index = ti.map_index
+    states = RuntimeTaskInstance.get_task_states(
+        dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=index
+    )
+    found: dict[str, Any] = states.get(ti.run_id) or {}
+    state = found.get(ti.task_id) if index is None or index < 0 else found.get(f"{ti.task_id}_{index}")
+    return None if state is None else str(state)

@@ -41,6 +41,14 @@ def seconds(name: str, value: object) -> float | None:
     return seconds
 
 
+def duration(name: str, value: object) -> float:
+    """Read a number of seconds that may be none at all, and which a template may have turned into text."""
+    seconds = number(value)
+    if not (seconds >= 0 and math.isfinite(seconds)):
+        raise InvalidInputError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
+    return seconds
+
+
 def mebibytes(name: str, value: object) -> float:
     """Read a size, which a template may have turned into text."""
     size = number(value)

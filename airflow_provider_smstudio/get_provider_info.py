@@ -72,5 +72,14 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": _INTEGRATION, "python-modules": ["airflow_provider_smstudio.hooks.studio"]}
         ],
         "connection-types": [_CONNECTION_TYPE],
+        "triggers": [
+            {
+                "integration-name": _INTEGRATION,
+                "python-modules": [
+                    "airflow_provider_smstudio.triggers.app",
+                    "airflow_provider_smstudio.triggers.notebook",
+                ],
+            }
+        ],
         "extra-links": ["airflow_provider_smstudio.links.notebook.SageMakerStudioNotebookLink"],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -190,6 +191,16 @@ class SageMakerStudioHook(BaseHook):
         :raises AirflowNotFoundException: if there is no such Studio connection.
         :raises InvalidInputError: if the settings are not sound.
         """
+        # Whatever a library or a notebook prints, Airflow's logs show no login.
+        return self.make_studio(on_secret=mask_secret)
+
+    def make_studio(self, *, on_secret: Callable[[str], None]) -> Studio:
+        """Make another client of the user's Studio; the caller closes it.
+
+        :param on_secret: told every secret that is met (URLs, cookies), so that it can be masked.
+        :raises AirflowNotFoundException: if there is no such Studio connection.
+        :raises InvalidInputError: if the settings are not sound.
+        """
         from airflow_provider_smstudio.studio.client import Studio
 
         settings = self.settings
@@ -204,8 +215,7 @@ class SageMakerStudioHook(BaseHook):
             verify=verify if isinstance(verify, str) else True,
             s3_client_factory=lambda: _client(self.aws_hook("s3")),
             region_name=self.sagemaker_client.meta.region_name,
-            # Whatever a library or a notebook prints, Airflow's logs show no login.
-            on_secret=mask_secret,
+            on_secret=on_secret,
         )
 
     def get_studio(self) -> Studio:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_smstudio import _values as values
 from airflow_provider_smstudio._arguments import STUDIO_TEMPLATE_FIELDS, StudioArguments
-from airflow_provider_smstudio._compat import AirflowFailException, BaseOperator
+from airflow_provider_smstudio._compat import AirflowFailException, AirflowTaskTimeout, BaseOperator, conf
 from airflow_provider_smstudio.links.notebook import SageMakerStudioNotebookLink
-from airflow_provider_smstudio.studio.errors import InvalidInputError, UnknownOutcomeError
+from airflow_provider_smstudio.studio.errors import (
+    CellError,
+    InvalidInputError,
+    StudioError,
+    UnknownOutcomeError,
+    from_plain,
+)
 
 if TYPE_CHECKING:
     from airflow_provider_smstudio._compat import Context
+    from airflow_provider_smstudio.studio.conduct import Handover
     from airflow_provider_smstudio.studio.job import NotebookJob
     from airflow_provider_smstudio.studio.runner import NotebookRunner
+
+_DEADLINE_GRACE = 60.0
 
 
 class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
@@ -73,6 +84,12 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
     :param verify: how the AWS API's certificates are checked, as in the amazon provider. A CA bundle's path is
         used for Studio too; False is not.
     :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients.
+    :param deferrable: give the worker slot back while the notebook runs, and watch over it in the triggerer.
+        Default: Airflow's ``[operators] default_deferrable``.
+    :param defer_after: with ``deferrable``: seconds that the worker stays with the run, the start of the kernel
+        included; a notebook that is over by then is never deferred. Default 10.
+    :param cancel_on_kill: with ``deferrable``: stop the run when the deferred task is cleared, or marked as
+        failed or successful. Default True.
     :return: a small dict, see :class:`airflow_provider_smstudio.studio.RunResult`.
     :raises StudioError: see :mod:`airflow_provider_smstudio.studio.errors`.
     """
@@ -95,6 +112,8 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         "reconnect_timeout",
         "record_mib",
         "log_output",
+        "defer_after",
+        "cancel_on_kill",
         *STUDIO_TEMPLATE_FIELDS,
     )
     template_fields_renderers = {"parameters": "json", "botocore_config": "json"}
@@ -130,6 +149,9 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         region_name: str | None = None,
         verify: bool | str | None = None,
         botocore_config: dict[str, Any] | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        defer_after: float | str = 10,
+        cancel_on_kill: bool | str = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -159,6 +181,9 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         self.region_name = region_name
         self.verify = verify
         self.botocore_config = botocore_config
+        self.deferrable = deferrable
+        self.defer_after = defer_after
+        self.cancel_on_kill = cancel_on_kill
         self._runner: NotebookRunner | None = None
         self._killed = False
 
@@ -167,8 +192,10 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
 
         :param context: the context of the task instance.
         """
+        from airflow_provider_smstudio.studio.conduct import Handover
         from airflow_provider_smstudio.studio.livelog import LiveLog
 
+        after = values.duration("defer_after", self.defer_after) if self.deferrable else None
         job = self._job(run_name(context), will_retry=_will_retry(context))
         # Lines hold whatever the notebook prints: never as a format.
         listener = LiveLog(
@@ -186,19 +213,81 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
             if self._killed:
                 self._runner.stop("the task was killed")
             try:
-                result = self._runner.run()
+                result = self._runner.run() if after is None else self._runner.run_or_hand_over(after)
             except UnknownOutcomeError as error:
-                # A try from the start would run the cell again, unasked.
-                raise AirflowFailException(str(error)) from error
+                raise _without_retry(error) from error
+        if isinstance(result, Handover):
+            self._hand_over(context, result)
+        return self._done(result.as_dict())
+
+    def _hand_over(self, context: Context, handover: Handover) -> NoReturn:
+        """Give the worker slot back."""
+        from airflow_provider_smstudio.triggers.notebook import SageMakerStudioNotebookTrigger
+
+        deadline = _deadline(context, self.execution_timeout)
+        self.log.info("the triggerer watches over the run from here on")
+        self.defer(
+            trigger=SageMakerStudioNotebookTrigger(
+                studio=self.hook_arguments(),
+                run=handover.as_dict(),
+                log_output=values.flag("log_output", self.log_output),
+                deadline=deadline,
+                cancel_on_kill=values.flag("cancel_on_kill", self.cancel_on_kill),
+            ),
+            method_name="execute_complete",
+            # The trigger itself ends the run at its deadline; this is for a triggerer that does not.
+            timeout=timedelta(seconds=deadline - time.time() + _DEADLINE_GRACE) if deadline else None,
+        )
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Take how the run ended that the triggerer has watched over.
+
+        :param context: the context of the task instance.
+        :param event: the trigger's event.
+        :return: as :meth:`execute`.
+        :raises AirflowTaskTimeout: when the run took longer than ``execution_timeout``.
+        :raises StudioError: as :meth:`execute`.
+        """
+        status = (event or {}).get("status")
+        if event is not None and status == "success":
+            return self._done(dict(event["result"]))
+        if event is None or status not in ("error", "timeout"):
+            raise StudioError(f"the trigger sent an event that means nothing here: {status!r}")
+        error = from_plain(event.get("error") or {})
+        if status == "timeout":
+            raise AirflowTaskTimeout(str(error))
+        if isinstance(error, UnknownOutcomeError):
+            raise _without_retry(error) from error
+        if isinstance(error, CellError):
+            error = self._whole(error)
+        raise error
+
+    def _whole(self, error: CellError) -> StudioError:
+        """Fetch what a cell's error says from the executed notebook; the event has only its summary."""
+        from airflow_provider_smstudio.studio import checkpoint
+
+        path = error.output_path
+        try:
+            with closing(self.make_hook().get_studio()) as studio:
+                found = checkpoint.error_of(studio.server.read_notebook(str(path)))
+        except Exception as second:  # the summary is better than an error about an error
+            self.log.info("the executed notebook could not be read again: %s", second)
+            return error
+        if not isinstance(found, CellError):
+            return error
+        found.fields["output_path"] = found.output_path = path
+        return found
+
+    def _done(self, result: dict[str, Any]) -> dict[str, Any]:
         self.log.info(
             "%s: %s of %s cells ran in %.1f s; the executed notebook is %s",
-            result.status,
-            result.cells_executed,
-            result.cells,
-            result.duration,
-            result.output_path,
+            result["status"],
+            result["cells_executed"],
+            result["cells"],
+            result["duration"],
+            result["output_path"],
         )
-        return result.as_dict()
+        return result
 
     def on_kill(self) -> None:
         """Interrupt the cell, save the notebook and remove the kernel.
@@ -233,6 +322,19 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
             reconnect_timeout=values.seconds("reconnect_timeout", self.reconnect_timeout) or 600.0,
             record_mib=values.mebibytes("record_mib", self.record_mib),
         )
+
+
+def _without_retry(error: UnknownOutcomeError) -> AirflowFailException:
+    """Make an error of one after which a try from the start would run a cell again, unasked."""
+    return AirflowFailException(str(error))
+
+
+def _deadline(context: Context, limit: timedelta | None) -> float | None:
+    """Tell when a task's ``execution_timeout`` is over, in seconds since the epoch; deferred, Airflow does not."""
+    if limit is None:
+        return None
+    started = getattr(context["ti"], "start_date", None)
+    return (started.timestamp() if started is not None else time.time()) + limit.total_seconds()
 
 
 def _will_retry(context: Context) -> bool:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from airflow_provider_smstudio import _values as values
 from airflow_provider_smstudio._arguments import STUDIO_TEMPLATE_FIELDS, StudioArguments
-from airflow_provider_smstudio._compat import AirflowFailException, BaseSensorOperator, first_started
+from airflow_provider_smstudio._compat import (
+    AirflowException,
+    AirflowFailException,
+    BaseSensorOperator,
+    conf,
+    first_started,
+)
 from airflow_provider_smstudio.studio.errors import (
     AppError,
-    AppFailedError,
-    AppNotReadyError,
     InvalidInputError,
-    LoginLinkExpiredError,
     ResourceNotFoundError,
     StudioError,
+    from_plain,
 )
 
 if TYPE_CHECKING:
     from airflow_provider_smstudio._compat import Context
     from airflow_provider_smstudio.hooks.studio import StudioSettings
-
-_STOPPED = ("Deleted", "NotFound")
 
 
 class SageMakerStudioAppSensor(StudioArguments, BaseSensorOperator):
@@ -58,6 +61,8 @@ class SageMakerStudioAppSensor(StudioArguments, BaseSensorOperator):
     :param poke_interval: seconds between two looks. Default 30.
     :param timeout: seconds after which the task fails. Default 30 minutes.
     :param mode: ``poke``, or ``reschedule`` to free the worker slot between two looks.
+    :param deferrable: wait in the triggerer, which needs no worker slot; ``mode`` then says nothing. Default:
+        Airflow's ``[operators] default_deferrable``.
     """
 
     template_fields: Sequence[str] = STUDIO_TEMPLATE_FIELDS
@@ -78,6 +83,7 @@ class SageMakerStudioAppSensor(StudioArguments, BaseSensorOperator):
         botocore_config: dict[str, Any] | None = None,
         poke_interval: timedelta | float = 30,
         timeout: timedelta | float = 30 * 60,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
         super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
@@ -91,6 +97,7 @@ class SageMakerStudioAppSensor(StudioArguments, BaseSensorOperator):
         self.region_name = region_name
         self.verify = verify
         self.botocore_config = botocore_config
+        self.deferrable = deferrable
 
     def poke(self, context: Context) -> bool:
         """Look once whether Studio is ready.
@@ -100,25 +107,73 @@ class SageMakerStudioAppSensor(StudioArguments, BaseSensorOperator):
         :raises AppError: if the app does not become ready by waiting.
         :raises StudioError: if the settings are wrong or the look failed.
         """
+        from airflow_provider_smstudio.studio.readiness import look
+
         hook = self.make_hook()
         try:
             with closing(hook.get_studio()) as studio:
-                studio.check_ready()
-        except AppNotReadyError as err:
-            finding = f"{_title(hook.settings)} is {err.status}" if err.status else str(err)
-            if err.status in _STOPPED and not self.wait_for_start:
-                self._give_up(_not_waiting(finding, err))
-        except LoginLinkExpiredError as err:
-            # The link was made a moment ago, so this is an app that does not run yet, seen by a role that
-            # may not describe apps.
-            finding = str(err)
-        except (AppFailedError, InvalidInputError, ResourceNotFoundError) as err:
+                title = _title(hook.settings)
+                wait = values.flag("wait_for_start", self.wait_for_start)
+                found = look(studio.check_ready, title=title, wait_for_start=wait, patient=False)
+        except (AppError, InvalidInputError, ResourceNotFoundError) as err:
             self._give_up(err)
-        else:
+        if found.ready:
             self.log.info("Studio is ready%s", _elapsed(context, " after %s"))
             return True
-        self.log.info("Waiting%s: %s", _elapsed(context, " for %s so far"), finding)
+        self.log.info("Waiting%s: %s", _elapsed(context, " for %s so far"), found.text)
         return False
+
+    def execute(self, context: Context) -> Any:
+        """Wait; see the class. With ``deferrable`` only the first look is made here.
+
+        :param context: the context of the task instance.
+        """
+        if not self.deferrable:
+            return super().execute(context)
+        if not self._first_look(context):
+            self._defer()
+        return None
+
+    def _defer(self) -> NoReturn:
+        from airflow_provider_smstudio.triggers.app import SageMakerStudioAppTrigger
+
+        trigger = SageMakerStudioAppTrigger(
+            studio=self.hook_arguments(),
+            wait_for_start=values.flag("wait_for_start", self.wait_for_start),
+            poke_interval=float(self.poke_interval),
+        )
+        timeout = timedelta(seconds=float(self.timeout))
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
+
+    def _first_look(self, context: Context) -> bool:
+        try:
+            return self.poke(context)
+        except (AirflowException, InvalidInputError, ResourceNotFoundError, AppError):
+            raise
+        except StudioError as error:
+            if not self.silent_fail:
+                raise
+            self.log.warning("%s; waiting goes on", error)
+            return False
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> None:
+        """Take what the trigger has found.
+
+        :param context: the context of the task instance.
+        :param event: the trigger's event.
+        :raises AppError: if the app does not become ready by waiting.
+        :raises StudioError: if the settings are wrong or looking failed.
+        """
+        status = (event or {}).get("status")
+        if status == "success":
+            self.log.info("Studio is ready%s", _elapsed(context, " after %s"))
+            return
+        if event is None or status != "error":
+            raise StudioError(f"the trigger sent an event that means nothing here: {status!r}")
+        error = from_plain(event.get("error") or {})
+        if isinstance(error, (AppError, InvalidInputError, ResourceNotFoundError)):
+            self._give_up(error)
+        raise error
 
     def _give_up(self, error: StudioError) -> NoReturn:
         """End the sensor with an error that no further look would change.
@@ -139,14 +194,6 @@ def _title(settings: StudioSettings) -> str:
     if settings.space_name:
         return f"the {settings.app_type} app of space {settings.space_name!r}"
     return f"the {settings.app_type} app of user profile {settings.user_profile_name!r}"
-
-
-def _not_waiting(finding: str, error: AppNotReadyError) -> AppNotReadyError:
-    return AppNotReadyError(
-        f"{finding}, and the sensor starts no app: start it before this task, or set wait_for_start=True if "
-        "something else starts it meanwhile",
-        **error.fields,
-    )
 
 
 def _elapsed(context: Context, template: str) -> str:

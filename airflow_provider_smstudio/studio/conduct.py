@@ -24,6 +24,7 @@ class Handover:
     """All that another process needs to go on with a run; as plain JSON, and without a secret or a parameter.
 
     :ivar job: what is run; its output path is set, its parameters are left out, since they are in the notebook.
+    :ivar session_id: the Jupyter session's id.
     :ivar owner: what names the process that hands over, in the Jupyter session's name; those that go on with the
         run on its behalf begin with it, so that they can be told from those of a later try.
     :ivar kernel_name: the kernel.
@@ -34,6 +35,7 @@ class Handover:
     """
 
     job: NotebookJob
+    session_id: str
     owner: str
     kernel_name: str
     instance_type: str | None

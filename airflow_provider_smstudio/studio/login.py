@@ -38,7 +38,7 @@ _LOGIN_PAUSES = (0.5, 2.0)
 _READ_TIMEOUT = 60.0
 
 
-class _NoAnswerError(LoginError):
+class NoAnswerError(LoginError):
     """The connection to Studio failed; trying again may help."""
 
 
@@ -70,7 +70,7 @@ class StudioSession:
         self._verify = verify or True
         self._on_secret = on_secret or (lambda secret: None)
         self._lock = threading.RLock()
-        self._http = self._new_http()
+        self._http = requests.Session()
         self._origin: str | None = None
         self._xsrf = ""
         self._logins = 0
@@ -158,6 +158,7 @@ class StudioSession:
                     allow_redirects=False,
                     timeout=(10, timeout),
                     headers=headers,
+                    verify=self._verify,  # a session's own would give way to REQUESTS_CA_BUNDLE
                     **kwargs,
                 )
                 if response.status_code not in (502, 503, 504) or attempt == tries:
@@ -204,7 +205,7 @@ class StudioSession:
             try:
                 self._login_once()
                 return
-            except _NoAnswerError as error:
+            except NoAnswerError as error:
                 if pause is None:
                     raise
                 log.info("%s, trying again", error)
@@ -218,7 +219,7 @@ class StudioSession:
         if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
             raise LoginError("the presigned URL is not https, so it was not used")
         self._http.close()
-        self._http = self._new_http()
+        self._http = requests.Session()
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._open_link(url)
         if self.app_type == JUPYTER_SERVER:
@@ -229,11 +230,6 @@ class StudioSession:
                 self._on_secret(cookie.value)
         self._prove()
         self._logins += 1
-
-    def _new_http(self) -> requests.Session:
-        http = requests.Session()
-        http.verify = self._verify
-        return http
 
     def _open_link(self, url: str) -> None:
         response, left = self._follow(url)
@@ -271,10 +267,10 @@ class StudioSession:
 
     def _get(self, url: str) -> requests.Response:
         try:
-            return self._http.get(url, allow_redirects=False, timeout=(10, _READ_TIMEOUT))
+            return self._http.get(url, allow_redirects=False, timeout=(10, _READ_TIMEOUT), verify=self._verify)
         except requests.RequestException as error:
             # The original holds the presigned URL.
-            raise _NoAnswerError(f"no answer from Studio at {self._origin}: {_describe(error)}") from None
+            raise NoAnswerError(f"no answer from Studio at {self._origin}: {_describe(error)}") from None
 
     def _check_classic_app(self) -> None:
         """Ask Classic's front door how its app is; the login itself has started it if it was stopped."""

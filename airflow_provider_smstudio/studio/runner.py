@@ -317,6 +317,7 @@ class NotebookRunner:
         self._handed = True
         return Handover(
             job=replace(self._job, parameters={}, upload_from=None, output_path=self._saver.path),
+            session_id=self._lease.session_id or "",
             owner=self._owner,
             kernel_name=prepared.kernel.name,
             instance_type=prepared.kernel.instance_type or self._where,

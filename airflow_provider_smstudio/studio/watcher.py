@@ -142,6 +142,15 @@ class NotebookWatcher:
         await self._drive(run)
         await self._give_back()
 
+    async def is_watched_elsewhere(self) -> bool:
+        """Tell whether another watcher, made from the same hand-over, watches over the run."""
+        try:
+            session = await self._shared.call(self._server.find_session, self._handover.session_id)
+        except StudioError:
+            return False
+        owner = owner_of(session.get("name"))[0] if session else None
+        return owner is not None and owner.startswith(self._handover.owner) and owner != self._owner
+
     async def leave(self) -> None:
         """Close the connection and let the run go on, unwatched."""
         if self._saving is not None:
@@ -160,10 +169,10 @@ class NotebookWatcher:
 
         :raises RunTakenOverError: when it is watched over on behalf of another try.
         """
-        path = conduct.session_path(self._job, self._who)
-        sessions = await self._shared.call(self._server.sessions)
-        session = next((item for item in sessions if item.get("path") == path), None)
-        owner = owner_of(session.get("name"))[0] if session else None
+        session = await self._shared.call(self._server.find_session, self._handover.session_id)
+        if session is None or session.get("path") != conduct.session_path(self._job, self._who):
+            return None
+        owner = owner_of(session.get("name"))[0]
         if owner is not None and not owner.startswith(self._handover.owner):
             raise RunTakenOverError("a later try has taken over this run; it goes on there")
         return session

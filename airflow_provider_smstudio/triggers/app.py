@@ -1,0 +1,92 @@
+"""Waits in the triggerer until a user's Studio is ready to run notebooks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import sync_to_async
+
+from airflow_provider_smstudio._compat import BaseTrigger, TriggerEvent, mask_secret_here
+from airflow_provider_smstudio.triggers.notebook import EARLIEST_EVENT
+
+if TYPE_CHECKING:
+    from airflow_provider_smstudio.studio.client import Studio
+
+_LONGEST_PAUSE = 300.0
+
+
+class SageMakerStudioAppTrigger(BaseTrigger):
+    """Looks now and then whether a Studio app is ready, and fires when it is, or when waiting cannot help.
+
+    Looks are spread, so that many waiting tasks do not ask in the same moment, and become rarer after errors that
+    pass, such as a throttled call. The event is a dict: ``status`` is ``success``, or ``error`` with an ``error``
+    (:func:`~airflow_provider_smstudio.studio.errors.to_plain`).
+
+    :param studio: the arguments of :class:`~airflow_provider_smstudio.hooks.studio.SageMakerStudioHook`.
+    :param wait_for_start: wait for a stopped or never started app too.
+    :param poke_interval: seconds between two looks.
+    """
+
+    def __init__(self, studio: dict[str, Any], wait_for_start: bool = False, poke_interval: float = 30.0) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.studio = studio
+        self.wait_for_start = wait_for_start
+        self.poke_interval = poke_interval
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class and the arguments, all plain JSON and without a secret."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "studio": self.studio,
+                "wait_for_start": self.wait_for_start,
+                "poke_interval": self.poke_interval,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look until there is something to tell, and fire."""
+        from airflow_provider_smstudio.studio.errors import StudioError, to_plain
+        from airflow_provider_smstudio.studio.hub import Hub
+        from airflow_provider_smstudio.studio.readiness import look
+
+        began = time.monotonic()
+        payload: dict[str, Any] = {"status": "success"}
+        try:
+            async with Hub.use() as hub:
+                key = json.dumps(self.studio, sort_keys=True, default=str)
+                async with hub.studio(f"app {key}", self._make_studio) as shared:
+                    failures = 0
+                    while True:
+                        found = await shared.call(
+                            look,
+                            shared.studio.check_ready,
+                            title=shared.studio.control_plane.title,
+                            wait_for_start=self.wait_for_start,
+                            patient=True,
+                        )
+                        if found.ready:
+                            break
+                        failures = failures + 1 if found.failed else 0
+                        waited = timedelta(seconds=round(time.monotonic() - began))
+                        self.log.info("Waiting for %s so far: %s", waited, found.text)
+                        pause = min(self.poke_interval * 2**failures, max(_LONGEST_PAUSE, self.poke_interval))
+                        await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311  # no secret
+        except StudioError as error:
+            payload = {"status": "error", "error": to_plain(error)}
+        await asyncio.sleep(max(began + EARLIEST_EVENT - time.monotonic(), 0))
+        yield TriggerEvent(payload)
+
+    async def _make_studio(self) -> Studio:
+        from airflow_provider_smstudio.hooks.studio import SageMakerStudioHook
+
+        def make() -> Studio:
+            return SageMakerStudioHook(**self.studio).make_studio(on_secret=mask_secret_here)
+
+        return await sync_to_async(make)()  # looks connections up, which a plain thread may not do

@@ -1,0 +1,185 @@
+"""Watches over a notebook's run in the triggerer, after its task has given its worker slot back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import sync_to_async
+
+from airflow_provider_smstudio._compat import BaseTrigger, TriggerEvent, is_deferred, mask_secret_here, was_killed
+
+if TYPE_CHECKING:
+    from airflow_provider_smstudio.studio.client import Studio
+    from airflow_provider_smstudio.studio.watcher import NotebookWatcher
+
+EARLIEST_EVENT = 10.0
+"""Seconds that an event is held back from the trigger's start.
+
+Airflow 3.2 to 3.3.2 fail a task whose trigger fires before they have noticed, up to five seconds late, that its
+worker process has ended (apache/airflow#66374, #67287).
+"""
+
+KILLED = "the task was killed"
+
+
+class SageMakerStudioNotebookTrigger(BaseTrigger):
+    """Goes on with a notebook's run that a worker has begun, and fires once when it is over.
+
+    It holds no state of its own: killed at any time and begun anew elsewhere, it goes on with the same kernel. It
+    logs progress and output as the operator does, and it gives back the kernel. The event is a dict: ``status``
+    is ``success`` with a ``result`` (:class:`~airflow_provider_smstudio.studio.RunResult`), ``error`` or
+    ``timeout`` with an ``error`` (:func:`~airflow_provider_smstudio.studio.errors.to_plain`).
+
+    :param studio: the arguments of :class:`~airflow_provider_smstudio.hooks.studio.SageMakerStudioHook`.
+    :param run: what the worker has handed over, see :class:`~airflow_provider_smstudio.studio.conduct.Handover`.
+    :param log_output: write what the cells print to the log.
+    :param deadline: when to stop the run, in seconds since the epoch; None for no limit.
+    :param cancel_on_kill: stop the run when its task is cleared, or marked as failed or successful. Default True.
+    """
+
+    def __init__(
+        self,
+        studio: dict[str, Any],
+        run: dict[str, Any],
+        log_output: bool = True,
+        deadline: float | None = None,
+        cancel_on_kill: bool = True,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.studio = studio
+        self.run_data = run
+        self.log_output = log_output
+        self.deadline = deadline
+        self.cancel_on_kill = cancel_on_kill
+        self._resources: AsyncExitStack | None = None
+        self._watcher: NotebookWatcher | None = None
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class and the arguments, all plain JSON and without a secret."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "studio": self.studio,
+                "run": self.run_data,
+                "log_output": self.log_output,
+                "deadline": self.deadline,
+                "cancel_on_kill": self.cancel_on_kill,
+            },
+        )
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.run_data['job'].get('run_name')!r})"
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """See the run to its end and fire."""
+        began = time.monotonic()
+        try:
+            payload = await self._watch()
+            await asyncio.sleep(max(began + EARLIEST_EVENT - time.monotonic(), 0))
+        except asyncio.CancelledError as error:
+            # From 3.3 on, on_kill() follows if somebody killed the task; before, and after a timeout, only the
+            # task's state tells that from a triggerer that ends.
+            if not was_killed(error):
+                await self._cancelled()
+            raise
+        except BaseException:
+            await self._close()
+            raise
+        await self._close()
+        yield TriggerEvent(payload)
+
+    async def on_kill(self) -> None:
+        """Stop the run: interrupt the cell, save the notebook, remove the kernel (Airflow 3.3 and later)."""
+        if self.cancel_on_kill:
+            await self._kill()
+
+    async def cleanup(self) -> None:
+        """Close what is still open; the run goes on, unwatched, if it is not over."""
+        await self._close()
+
+    async def _watch(self) -> dict[str, Any]:
+        """See the run to its end.
+
+        :return: the event's payload.
+        """
+        from airflow_provider_smstudio.studio.errors import (
+            RunTakenOverError,
+            RunTimeoutError,
+            StudioError,
+            to_plain,
+        )
+
+        try:
+            watcher = await self._begin()
+            result = await watcher.watch()
+        except RunTimeoutError as error:
+            return {"status": "timeout", "error": to_plain(error)}
+        except RunTakenOverError as error:
+            if self._watcher is not None and await self._watcher.is_watched_elsewhere():
+                # Another triggerer has been given this trigger, and this one will be told in a while.
+                self.log.warning("another triggerer watches over this run now")
+                await asyncio.Event().wait()
+            return {"status": "error", "error": to_plain(error)}
+        except StudioError as error:
+            return {"status": "error", "error": to_plain(error)}
+        return {"status": "success", "result": result.as_dict()}
+
+    async def _begin(self) -> NotebookWatcher:
+        from airflow_provider_smstudio.studio.conduct import Handover
+        from airflow_provider_smstudio.studio.hub import Hub
+        from airflow_provider_smstudio.studio.livelog import LiveLog
+        from airflow_provider_smstudio.studio.watcher import NotebookWatcher
+
+        resources = self._resources = AsyncExitStack()
+        hub = await resources.enter_async_context(Hub.use())
+        key = json.dumps(self.studio, sort_keys=True, default=str)
+        shared = await resources.enter_async_context(hub.studio(key, self._make_studio))
+        watcher = self._watcher = NotebookWatcher(
+            hub,
+            shared,
+            Handover.from_dict(self.run_data),
+            # Lines hold whatever the notebook prints: never as a format.
+            listener=LiveLog(lambda level, line: self.log.log(level, "%s", line), show_output=self.log_output),
+            deadline=self.deadline,
+        )
+        resources.push_async_callback(watcher.leave)
+        return watcher
+
+    async def _make_studio(self) -> Studio:
+        from airflow_provider_smstudio.hooks.studio import SageMakerStudioHook
+
+        def make() -> Studio:
+            return SageMakerStudioHook(**self.studio).make_studio(on_secret=mask_secret_here)
+
+        return await sync_to_async(make)()  # looks connections up, which a plain thread may not do
+
+    async def _cancelled(self) -> None:
+        """Stop the run if its task does not wait for it any more; let it go on if the triggerer ends."""
+        try:
+            if self.cancel_on_kill and not await is_deferred(self):
+                await self._kill()
+        except Exception as error:  # the trigger ends in any case, and the task's state says more
+            self.log.warning("whether the task was killed could not be found out: %s", type(error).__name__)
+        await self._close()
+
+    async def _kill(self) -> None:
+        from airflow_provider_smstudio.studio.errors import StudioError
+
+        try:
+            watcher = self._watcher or await self._begin()
+            await watcher.kill(KILLED)
+        except StudioError as error:
+            self.log.warning("the run could not be stopped in order: %s", error)
+        else:
+            self.log.info("the run was stopped: %s", KILLED)
+
+    async def _close(self) -> None:
+        resources, self._resources = self._resources, None
+        self._watcher = None
+        if resources is not None:
+            await resources.aclose()
