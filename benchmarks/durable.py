@@ -27,7 +27,7 @@ from cells import NO_LIMIT, Summary, machine
 from nbformat.v4 import new_code_cell, new_notebook
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, Studio, runner
+from airflow_provider_smstudio.studio import NotebookJob, Studio, conduct
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.options import RunOptions
 from airflow_provider_smstudio.studio.schedule import SaveSchedule
@@ -76,7 +76,7 @@ class Client:
         """Run one job."""
         variant = job["variant"].partition("#")[0]
         options = OPTIONS[variant]
-        runner.RunOptions = lambda **_: options  # type: ignore[misc, assignment]  # the job sets nothing
+        conduct.RunOptions = lambda **_: options  # type: ignore[misc, assignment]  # the job sets nothing
         watch = Stopwatch()
         key = job["output"] if variant != "none" else None
         wanted = NotebookJob(job["notebook"], output_path=job["output"], run_key=key)

@@ -74,7 +74,7 @@ class AsyncKernelChannel:
         try:
             found = await self._ws.receive(timeout=max(timeout, 0.001))
         except asyncio.TimeoutError:
-            await self._ping()
+            await self._look_after()
             return None
         except (aiohttp.ClientError, OSError, RuntimeError) as error:
             raise _lost(error) from None
@@ -126,14 +126,18 @@ class AsyncKernelChannel:
         """Close the websocket; whatever the server still sends is not read."""
         await self._quietly(asyncio.wait_for(self._ws.close(), _CLOSE_LIMIT))
 
-    async def _ping(self) -> None:
+    async def _look_after(self) -> None:
         """Ask whether the other side is there after some silence; give up after much."""
         now = time.monotonic()
         if now >= self._heard + (SILENCE_LIMIT if self._answers_pings else max(DEAF_LIMIT, SILENCE_LIMIT)):
             raise ConnectionLostError(f"the kernel's websocket has been silent for {now - self._heard:.0f} s")
         if now >= max(self._heard, self._pinged) + PING_AFTER:
-            self._pinged = now
-            await self._quietly(self._ws.ping())
+            await self.ping()
+
+    async def ping(self) -> None:
+        """Ask whether the other side is there."""
+        self._pinged = time.monotonic()
+        await self._quietly(self._ws.ping())
 
     async def _hurry(self) -> None:
         """Acknowledge what has come at once: the server may wait for that; see :mod:`channel`."""
@@ -218,7 +222,9 @@ async def connect(
         await renew(seen)
         ws, status = await _try_handshake(sockets, session, path, timeout)
     if ws is not None:
-        return AsyncKernelChannel(ws)
+        channel = AsyncKernelChannel(ws)
+        await channel.ping()  # does the other side answer pings at all?
+        return channel
     if status in (404, 500):
         raise KernelStartError(f"the server answered the kernel's websocket with HTTP {status}")
     raise ConnectionLostError(f"the kernel's websocket was refused with HTTP {status}")

@@ -39,6 +39,7 @@ class Bench:
     folder: str
     events: list[ev.Event] = field(default_factory=list)
     strikes: list[tuple[type[ev.Event], Callable[[], object]]] = field(default_factory=list)
+    deferred: bool = False
 
     def once(self, kind: type[ev.Event], action: Callable[[], object]) -> None:
         """Do something, in a thread of its own, when the run first tells an event of this kind."""
@@ -69,7 +70,15 @@ class Bench:
 
     def run(self, path: str, **arguments: Any) -> RunResult:
         """Run a notebook."""
-        return self.studio.runner(NotebookJob(path, **arguments), listener=self.listen).run()
+        return self.run_job(NotebookJob(path, **arguments), self.listen)
+
+    def run_job(self, job: NotebookJob, listener: Callable[[ev.Event], None]) -> RunResult:
+        """Run a job: by the worker alone, or where ``deferred`` begun by it and gone on with by a watcher."""
+        if not self.deferred:
+            return self.studio.runner(job, listener=listener).run()
+        from deferred import run_deferred
+
+        return run_deferred(self, job, listener)
 
     def executed(self, path: str = "") -> nbformat.NotebookNode:
         """Read an executed notebook; by default the only one beside ``work.ipynb``."""

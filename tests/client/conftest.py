@@ -41,3 +41,10 @@ def space(local_studio: LocalStudio, make_bench: Callable[[LocalStudio], Bench])
 def either(any_studio: LocalStudio, make_bench: Callable[[LocalStudio], Bench]) -> Bench:
     """A client of a space's app, and then of Studio Classic."""
     return make_bench(any_studio)
+
+
+@pytest.fixture(params=["worker", "deferred"])
+def both_ways(request: pytest.FixtureRequest, either: Bench) -> Bench:
+    """The same, whose runs a worker sees to their end, and then such that are deferred after their first moments."""
+    either.deferred = request.param == "deferred"
+    return either

@@ -11,7 +11,7 @@ import pytest
 from client_bench import Bench
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import channel, runner, schedule
+from airflow_provider_smstudio.studio import async_channel, channel, conduct, schedule
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.options import RunOptions
 
@@ -39,6 +39,8 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     """Let the client notice within a second what it notices within a quarter of a minute."""
     patch.setattr(channel, "PING_AFTER", 0.2)
     patch.setattr(channel, "SILENCE_LIMIT", 1.0)
+    patch.setattr(async_channel, "PING_AFTER", 0.2)
+    patch.setattr(async_channel, "SILENCE_LIMIT", 1.0)
     patch.setattr(schedule, "_SHARE", 0)  # a slow machine must not put the save off that a fault waits for
     quick = RunOptions(
         autosave_interval=0.1, check_interval=1.0, settle_time=1.0, unheard_limit=1.0, heartbeat_interval=1.0
@@ -47,7 +49,7 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     def options(**given: object) -> RunOptions:
         return replace(quick, **given)  # type: ignore[arg-type]  # passed on as they are
 
-    patch.setattr(runner, "RunOptions", options)
+    patch.setattr(conduct, "RunOptions", options)
 
 
 def at(moment: str, bench: Bench, fault: Callable[[], None]) -> Callable[[ev.Event], None]:

@@ -35,10 +35,10 @@ REASONS: dict[str, tuple[Callable[[LocalStudio], None], str]] = {
 
 
 @pytest.fixture
-def bench(either: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(both_ways: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     hurry(monkeypatch)
-    yield either
-    either.local.start_app()
+    yield both_ways
+    both_ways.local.start_app()
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -53,7 +53,7 @@ def test_the_kernel_is_gone(bench: Bench, reason: str, moment: str) -> None:
 
     job = NotebookJob(bench.write(*CELLS))
     with pytest.raises(KernelDiedError, match=words) as caught:
-        bench.studio.runner(job, listener=at(moment, bench, strike)).run()
+        bench.run_job(job, at(moment, bench, strike))
     assert time.monotonic() - happened[0] < LIMIT
     # A request that is sent in the moment before the server notices runs on the fresh kernel (documented).
     assert "1 2 2-end 3 ".startswith(ran(bench))

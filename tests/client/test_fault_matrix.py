@@ -100,18 +100,18 @@ DEFAULTS = {
 
 
 @pytest.fixture
-def bench(either: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(both_ways: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     hurry(monkeypatch)
-    yield either
+    yield both_ways
     for name, value in DEFAULTS.items():
-        setattr(either.local.switches, name, value)
+        setattr(both_ways.local.switches, name, value)
 
 
 def run(bench: Bench, listener: Callable[[ev.Event], None], **arguments: object) -> object:
     job = NotebookJob(bench.write(*CELLS), **arguments)  # type: ignore[arg-type]  # passed on as they are
     began = time.monotonic()
     try:
-        return bench.studio.runner(job, listener=listener).run()
+        return bench.run_job(job, listener)
     finally:
         assert time.monotonic() - began < 40, "it hung"
 

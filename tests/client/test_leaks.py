@@ -16,7 +16,7 @@ import pytest
 from client_bench import Bench
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, runner
+from airflow_provider_smstudio.studio import NotebookJob, conduct
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import (
     CellError,
@@ -49,7 +49,7 @@ def classic(local_studio_classic: LocalStudio, make_bench: Callable[[LocalStudio
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that looks at the server and saves every half second."""
     options = partial(RunOptions, check_interval=0.5, autosave_interval=0.5)
-    monkeypatch.setattr(runner, "RunOptions", options)
+    monkeypatch.setattr(conduct, "RunOptions", options)
 
 
 def once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, error: BaseException) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import boto3
 
-from airflow_provider_smstudio.studio import NotebookJob, Studio, channel, runner
+from airflow_provider_smstudio.studio import NotebookJob, Studio, channel, conduct
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import StudioError
 from airflow_provider_smstudio.studio.livelog import LiveLog
@@ -30,7 +30,7 @@ def main() -> None:
     for name, value in asked.get("channel", {}).items():
         setattr(channel, name, value)
     quick = RunOptions(**asked.get("run_options", {}))
-    runner.RunOptions = lambda **given: replace(quick, **given)
+    conduct.RunOptions = lambda **given: replace(quick, **given)
     studio = Studio(boto3.client("sagemaker"), **asked["options"])
     live = LiveLog(lambda level, line: say(line))
 

@@ -1,0 +1,62 @@
+"""Runs a notebook as a deferrable task does: begun by one client, gone on with by watchers on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+
+from client_bench import Bench, client_of
+
+from airflow_provider_smstudio.studio import NotebookJob, RunResult, Studio
+from airflow_provider_smstudio.studio import events as ev
+from airflow_provider_smstudio.studio.conduct import Handover
+from airflow_provider_smstudio.studio.hub import Hub, in_thread
+from airflow_provider_smstudio.studio.watcher import NotebookWatcher
+
+Listener = Callable[[ev.Event], None]
+
+
+def begin(bench: Bench, job: NotebookJob, listener: Listener, after: float = 0.0) -> RunResult | Handover:
+    """Begin a run as the worker does."""
+    named = replace(job, run_key=job.run_key or bench.folder)
+    return bench.studio.runner(named, listener=listener).run_or_hand_over(after)
+
+
+def plain(handover: Handover) -> Handover:
+    """Send what is handed over through JSON, as Airflow's database does."""
+    return Handover.from_dict(json.loads(json.dumps(handover.as_dict())))
+
+
+async def watching(
+    bench: Bench,
+    handover: Handover,
+    use: Callable[[NotebookWatcher], object],
+    listener: Listener | None = None,
+    deadline: float | None = None,
+) -> object:
+    """Make a watcher as the trigger does, and await what ``use`` does with it."""
+
+    async def make() -> Studio:
+        return await in_thread(None, client_of, bench.local)
+
+    async with Hub.use() as hub, hub.studio("bench", make) as shared:
+        watcher = NotebookWatcher(hub, shared, plain(handover), listener=listener, deadline=deadline)
+        try:
+            return await use(watcher)  # type: ignore[misc]  # a coroutine
+        finally:
+            await watcher.leave()
+
+
+def watch(
+    bench: Bench, handover: Handover, listener: Listener | None = None, deadline: float | None = None
+) -> RunResult:
+    """Go on with a run to its end."""
+    return asyncio.run(watching(bench, handover, NotebookWatcher.watch, listener, deadline))  # type: ignore[return-value]
+
+
+def run_deferred(bench: Bench, job: NotebookJob, listener: Listener, after: float = 0.0) -> RunResult:
+    """Run a notebook, the worker's part and then the triggerer's."""
+    begun = begin(bench, job, listener, after)
+    return begun if isinstance(begun, RunResult) else watch(bench, begun, listener)
