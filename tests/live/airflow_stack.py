@@ -256,6 +256,18 @@ class AirflowStack:
             _kill(pid)
         self.until(lambda: pids[1] not in self.pids(), 30, f"process {pids[1]} to be gone")
 
+    def kill_triggerer(self) -> None:
+        """Kill the triggerer by SIGKILL, with all processes below it."""
+        process = self._processes.pop("triggerer")
+        below = psutil.Process(process.pid).children(recursive=True)
+        for pid in (process.pid, *(child.pid for child in below)):
+            _kill(pid)
+        process.wait()
+
+    def start_triggerer(self) -> None:
+        """Start the triggerer anew."""
+        self._start("triggerer")
+
     # ---- tools -------------------------------------------------------------------------------------------
 
     def cli(self, *arguments: str) -> str:
@@ -307,6 +319,8 @@ def _settings_of_2() -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTOR": "SequentialExecutor",
         "AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY": "True",  # it warns about the old unit
         "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "1",
+        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",
         # The scheduler sends no heartbeat while a task runs, and would take itself for another, lost one.
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "3600",
         "AIRFLOW__SCHEDULER__SCHEDULER_ZOMBIE_TASK_THRESHOLD": str(HEARTBEAT_TIMEOUT),
@@ -328,6 +342,8 @@ def _settings_of_3(api_url: str) -> dict[str, str]:
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(HEARTBEAT_TIMEOUT),
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",
     }
 
 
