@@ -74,7 +74,7 @@ from airflow.models import DagModel
 warnings.filterwarnings("error", module="airflow_provider_smstudio|__main__")
 for file in {files}:
     found = runpy.run_path(file, run_name="__main__")
-    print(found["forecast" if "mapped" in file else "run_report"].task_id)
+    print(*(name for name in ("forecast", "run_report", "train") if name in found))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -84,7 +84,7 @@ for file in {files}:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()[-2:]) == ["forecast", "run_report"]
+    assert sorted(done.stdout.splitlines()[-3:]) == ["forecast", "run_report", "train"]
 
 
 @pytest.mark.parametrize("flavour", ["spaces", "classic"])
@@ -126,6 +126,28 @@ def test_notebook_dag(flavour: str, dags_test: DagsTest, request: pytest.Fixture
     returned = json.loads(returned) if isinstance(returned, str) else returned
     assert returned["output_path"] == "reports/executed/sales_report-North-2026-09.ipynb"
     assert returned["output_url"] in str(xcoms["_link_SageMakerStudioNotebookLink"])
+
+
+@pytest.mark.parametrize("flavour", ["spaces", "classic"])
+def test_deferrable_dag(flavour: str, dags_test: DagsTest, request: pytest.FixtureRequest) -> None:
+    studio: LocalStudio = request.getfixturevalue(flavour)
+    environment = dict(studio.environment)
+    if flavour == "classic":
+        environment["SMSTUDIO_KERNEL_NAME"] = CLASSIC_IMAGES[0].kernel_name(studio.region)
+
+    run = dags_test("example_smstudio_deferrable", environment)
+
+    assert run.code == 0, run.text
+    assert run.states() == {"train": ["success"], "wait_for_studio": ["success"]}
+    assert "the triggerer watches over the run from here on" in run.text
+    assert "reattached: " in run.text
+    assert_left_nothing(studio, run)
+    (output,) = (studio.home / "models" / "train-runs").glob("*.ipynb")
+    cells = code_cells(output)
+    assert [line.split(":")[0] for line in cells[2].outputs[0].text.splitlines()] == [
+        f"epoch {epoch}/4" for epoch in (1, 2, 3, 4)
+    ]
+    assert "'epochs': 4" in cells[3].outputs[0].data["text/plain"]
 
 
 def test_mapped_dag_with_connections(dags_test: DagsTest, spaces: LocalStudio) -> None:
