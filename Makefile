@@ -90,6 +90,14 @@ test-oldest: $(OLDEST_READY) ## Test with the oldest Airflow supported; CONSTRAI
 demo: $(READY) ## Run a real DAG that runs a notebook on a Studio on this machine; FLAVOUR=classic for the old one
 	$(VENV)/bin/python example_dags/demo/run_demo.py $(if $(FLAVOUR),--flavour $(FLAVOUR))
 
+.PHONY: live-deferred
+live-deferred: $(READY) ## 50 deferred notebooks on a real Airflow with two worker slots; RUNS=n for another number
+	DEFERRED_RUNS=$(or $(RUNS),50) $(VENV)/bin/python -m pytest -o timeout=3000 tests/live/test_deferred.py
+
+.PHONY: live-deferred-oldest
+live-deferred-oldest: $(OLDEST_READY) ## The same on the oldest Airflow supported
+	DEFERRED_RUNS=$(or $(RUNS),50) $(OLDEST)/bin/python -m pytest -o timeout=3000 tests/live/test_deferred.py
+
 BENCH := .venv-bench
 .PHONY: bench
 bench: $(UV) ## Measure the client beside its peers; takes many minutes
