@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -52,6 +53,9 @@ class SageMakerStudioAppTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until there is something to tell, and fire."""
+        # The first import of the client takes half a second, which is too long for an event loop.
+        await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.hub")
+
         from airflow_provider_smstudio.studio.errors import StudioError, to_plain
         from airflow_provider_smstudio.studio.hub import Hub
         from airflow_provider_smstudio.studio.readiness import look

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AsyncExitStack, suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
@@ -85,7 +86,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
             # From 3.3 on, on_kill() follows if somebody killed the task; before, and after a timeout, only the
             # task's state tells that from a triggerer that ends.
             if not was_killed(error):
-                await self._cancelled()
+                await _undisturbed(self._cancelled())
             raise
         except BaseException:
             await self._close()
@@ -130,6 +131,9 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
         return {"status": "success", "result": result.as_dict()}
 
     async def _begin(self) -> NotebookWatcher:
+        # The first import of the client takes half a second, which is too long for an event loop.
+        await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.watcher")
+
         from airflow_provider_smstudio.studio.conduct import Handover
         from airflow_provider_smstudio.studio.hub import Hub
         from airflow_provider_smstudio.studio.livelog import LiveLog
@@ -183,3 +187,11 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
         self._watcher = None
         if resources is not None:
             await resources.aclose()
+
+
+async def _undisturbed(work: Coroutine[Any, Any, None]) -> None:
+    """Do something to its end: before 3.3 Airflow cancels a trigger again each second until it is gone."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({task})

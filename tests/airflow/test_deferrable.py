@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from importlib import import_module
 from typing import Any
 
+import nbformat
 import pytest
 from test_operator import RUNNING, TaskInstance, assert_clean, executed, operator, write
 
@@ -228,6 +229,9 @@ class TestKill:
                 await asyncio.sleep(0.05)
             await asyncio.sleep(0.5)
             task.cancel(*message)
+            while not message and not task.done():  # as Airflow before 3.3 does
+                await asyncio.sleep(0.2)
+                task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             if message:
@@ -262,6 +266,9 @@ class TestKill:
         deferred = defer(deferrable(lab, path), TaskInstance())
         self.cancelled(rebuilt(deferred), lab, path)
         assert len(lab.kernels()) == (1 if waits else 0)
+        (output,) = (lab.home / path).parent.glob("work-runs/*.ipynb")
+        state = nbformat.read(output, 4).metadata.smstudio.run.state
+        assert state == ("running" if waits else "killed")
         for session in lab.sessions():
             _delete(lab, session["id"])
 

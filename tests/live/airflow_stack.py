@@ -256,6 +256,15 @@ class AirflowStack:
             _kill(pid)
         self.until(lambda: pids[1] not in self.pids(), 30, f"process {pids[1]} to be gone")
 
+    def mark_failed(self, dag_id: str, run_id: str, task_id: str) -> None:
+        """Mark deferred task instances as failed, as a person does in the UI; here in the database."""
+        with closing(sqlite3.connect(self._database, timeout=30)) as database, database:
+            database.execute(
+                "UPDATE task_instance SET state = 'failed' WHERE dag_id = ? AND run_id = ? AND task_id = ?"
+                " AND state = 'deferred'",
+                (dag_id, run_id, task_id),
+            )
+
     def kill_triggerer(self) -> None:
         """Kill the triggerer by SIGKILL, with all processes below it."""
         process = self._processes.pop("triggerer")
