@@ -2,10 +2,11 @@
 
 ``python benchmarks/triggerer.py [--runs N ...] [--plain] [--tls] [--no-shrink] [--profile cpu|memory]``
 
-For each number of runs a fake Studio is started, the runs are begun and handed over as workers do, and then a fresh
-process, the triggerer, goes on with all of them by the trigger itself. A second one opens as many websockets and
-nothing else: what a run costs beyond its bare socket is the difference. Afterwards each line that a cell printed
-must stand in its run's executed notebook, once. It exits with 1 if a run was lost or failed, or a cell ran twice.
+For each number of runs a fake Studio is started, the runs are begun and handed over as workers do, and then a
+fresh process, the triggerer, goes on with all of them by the trigger itself. Another one opens as many websockets
+and nothing else: what a run costs beyond its bare socket is the difference. Afterwards each line that a cell
+printed must stand in its run's executed notebook, once. It exits with 1 if a run was lost or failed, or a cell ran
+twice.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import tracemalloc
 import urllib.request
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,35 +40,10 @@ from typing import Any
 import psutil
 
 FAKE = Path(__file__).with_name("fake_studio.py")
-SECONDS_FOR_SOCKETS = 1.0, 0.03
-"""How long a bare triggerer keeps its websockets: seconds in all, and more for each."""
-
 DUMMY = {"AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake", "AWS_EC2_METADATA_DISABLED": "true"}
 UNWANTED = ("BUNDLE", "AWS_PROFILE", "AIRFLOW__", "AIRFLOW_CONN_")
 STUDIO = {"domain_id": "d-fake", "user_profile_name": "fake", "space_name": "fake", "app_type": "JupyterLab"}
 HOOK = {**STUDIO, "aws_conn_id": None, "region_name": "us-east-1", "studio_conn_id": None, "botocore_config": None}
-COLUMNS = (
-    "runs",
-    "TLS",
-    "lost or failed",
-    "cells twice",
-    "sockets at once",
-    "KiB a run",
-    "KiB a bare socket",
-    "**beyond it**",
-    "peak RSS, MiB",
-    "lag p50 / p99 / max, ms",
-    "p99 once all are open",
-    "CPU s (loop's)",
-    "CPU ms a cell",
-    "wall s (all open after)",
-    "logins",
-    "saves",
-    "heartbeats",
-    "turnaround p50 / p99, ms",
-    "fake's own lag p99, ms",
-)
-
 Found = dict[str, Any]
 
 
@@ -122,6 +98,7 @@ class Triggerer:
         self._before = 0
         self._found: Found = {"sockets": 0, "rss_kib": 0.0, "opened_after": None}
         self._over = threading.Event()
+        self._profile = cProfile.Profile()
 
     def _start(self) -> None:
         """Take down what there is before the runs: imports and what all of them share are not theirs."""
@@ -129,6 +106,8 @@ class Triggerer:
         self._before = self._process.memory_info().rss
         if self._options.profile == "memory":
             tracemalloc.start()
+        elif self._options.profile == "cpu":
+            self._profile.enable()
         self._cpu, self._loop_cpu, self._began = time.process_time(), time.thread_time(), time.perf_counter()
 
     def _look(self, wanted: int) -> None:
@@ -154,7 +133,7 @@ class Triggerer:
 
         notebook.EARLIEST_EVENT = 0
         trigger_class = notebook.SageMakerStudioNotebookTrigger
-        trigger_class.log = logging.getLogger("nowhere")  # at WARNING, as all that is left to the root's level
+        trigger_class.log = _nowhere()
         if self._options.no_shrink:
             async_channel._shrink = lambda ws: None
         hook = {**HOOK, "verify": self._told["fake"]["ca"]}
@@ -163,6 +142,7 @@ class Triggerer:
         key = json.dumps(hook, sort_keys=True, default=str)
         async with hub.Hub.use() as shared, shared.studio(key, first._make_studio) as studio:
             await studio.call(studio.studio.session.renew)
+            await self._warm_up(shared.sockets, studio.studio, studio.call)
             del runs, first
             self._start()
             looking = asyncio.create_task(asyncio.to_thread(self._look, self._told["n"]))
@@ -173,9 +153,20 @@ class Triggerer:
             ends = await asyncio.gather(*map(self._one, triggers))
             self._take_down(ends)
             probing.cancel()
+            self._profile.disable()
+            if self._options.profile == "cpu":
+                _show_cpu(self._profile)
             self._over.set()
             await looking
         return self._found
+
+    async def _warm_up(self, sockets: Any, studio: Any, call: Callable[..., Awaitable[Any]]) -> None:
+        """Have everything made that is made once: threads, their connections, certificates, a client."""
+        from airflow_provider_smstudio.studio.channel import channel_path
+
+        await asyncio.gather(*(call(studio.server.kernelspecs) for _ in range(50)))
+        websocket = await sockets.open(studio.session, channel_path(self._told["spare"], uuid.uuid4().hex), 60)
+        await websocket.close()
 
     @staticmethod
     async def _one(trigger: Any) -> str:
@@ -212,6 +203,7 @@ class Triggerer:
         studio = make_studio(self._told["fake"])
         await asyncio.to_thread(studio.session.renew)
         sockets, handshakes = async_channel.Sockets(), asyncio.Semaphore(32)
+        await self._warm_up(sockets, studio, asyncio.to_thread)
         self._start()
 
         async def opened(kernel: str) -> Any:
@@ -227,15 +219,22 @@ class Triggerer:
         return self._found
 
     def play(self) -> Found:
-        work = self.only_open() if self._told.get("kernels") else self.go_on()
-        if self._options.profile != "cpu":
-            return asyncio.run(work)
-        profile, text = cProfile.Profile(), io.StringIO()
-        profile.runcall(asyncio.run, work)
-        for order in ("tottime", "cumulative"):
-            pstats.Stats(profile, stream=text).strip_dirs().sort_stats(order).print_stats(30)
-        print(text.getvalue(), file=sys.stderr)
-        return self._found
+        return asyncio.run(self.only_open() if "kernels" in self._told else self.go_on())
+
+
+def _nowhere() -> logging.Logger:
+    """Return a logger whose lines are put together and go nowhere; all other loggers shall warn only."""
+    logging.basicConfig(level=logging.WARNING, force=True)  # Airflow has set up its own
+    logger = logging.Logger("triggers", logging.INFO)
+    logger.addHandler(logging.StreamHandler(open(os.devnull, "w")))
+    return logger
+
+
+def _show_cpu(profile: cProfile.Profile) -> None:
+    text = io.StringIO()
+    found = pstats.Stats(profile, stream=text).strip_dirs()
+    found.sort_stats("tottime").print_stats(40).sort_stats("cumulative").print_stats(80)
+    print(text.getvalue(), file=sys.stderr)
 
 
 def _show_memory(snapshot: tracemalloc.Snapshot, runs: int) -> None:
@@ -330,16 +329,23 @@ def measure(options: argparse.Namespace, n: int, *, tls: bool) -> tuple[Found, l
         path = f"bare-{number}.ipynb"
         return str(studio.server.start_session({"name": "python3"}, path, path, timeout=60)["kernel"]["id"])
 
+    def have_triggerer(fake: Found, **more: Any) -> Found:
+        spare = session(-1)
+        try:
+            return triggerer(options, {"fake": fake, "n": n, "spare": spare, **more})
+        finally:
+            studio.server.delete_kernel(spare)
+
     with ThreadPoolExecutor(16) as pool:
         with fake_studio(options, n, tls=tls) as fake:
             studio = make_studio(fake)
-            bare = triggerer(options, {"fake": fake, "n": n, "kernels": list(pool.map(session, range(n)))})
+            bare = have_triggerer(fake, kernels=list(pool.map(session, range(n))))
         with fake_studio(options, n, tls=tls) as fake, tempfile.NamedTemporaryFile("w", suffix=".json") as file:
             studio = make_studio(fake)
             runs = list(pool.map(begin, range(n)))
             json.dump(runs, file)
             file.flush()
-            found = triggerer(options, {"fake": fake, "n": n, "handovers": file.name})
+            found = have_triggerer(fake, handovers=file.name)
             found["fake"] = fake_stats = stats_of(fake["control"])
             found["lost"] = n - sum(pool.map(is_whole, runs))
     found["bare_kib"] = bare["rss_kib"] / max(bare["sockets"], 1)
@@ -354,33 +360,32 @@ def measure(options: argparse.Namespace, n: int, *, tls: bool) -> tuple[Found, l
     return found, wrong + [f"{number} {what}" for what, number in checks.items() if number]
 
 
-def row(options: argparse.Namespace, n: int, found: Found, *, tls: bool) -> str:
-    """Write a measure as a row of the table."""
-    fake, lag = found["fake"], found["lag_ms"]
+def row(options: argparse.Namespace, n: int, found: Found, *, tls: bool) -> dict[str, Any]:
+    """Return a measure as a row of the table, by its columns' titles."""
+    fake, lag, after, late = found["fake"], found["lag_ms"], found["opened_after"], found["lag_open_ms"]
     each = found["rss_kib"] / max(found["sockets"], 1)
-    after = found["opened_after"]
-    cells = (
-        n,
-        ("yes, buffers as they are" if options.no_shrink else "yes") if tls else "no",
-        max(n - found["success"], found["lost"]),
-        fake["cells_run_twice"],
-        found["sockets"],
-        f"{each:.0f}",
-        f"{found['bare_kib']:.0f}",
-        f"**{each - found['bare_kib']:.0f}**",
-        f"{found['peak_rss_mib']:.0f}",
-        f"{lag['p50']:g} / **{lag['p99']:g}** / {lag['max']:g}",
-        f"{found['lag_open_ms']['p99']:g}" if found["lag_open_ms"] else "-",
-        f"{found['cpu']:.1f} ({found['loop_cpu']:.1f})",
-        f"{found['cpu'] * 1000 / (n * options.cells):.1f}",
-        f"{found['wall']:.0f} ({'never' if after is None else f'{after:.0f}'})",
-        fake["logins"],
-        fake["saves"],
-        fake["heartbeats"],
-        f"{fake['turnaround_ms']['p50']:.1f} / {fake['turnaround_ms']['p99']:.0f}",
-        f"{fake['own_lag_ms']['p99']:.1f}",
-    )
-    return f"| {' | '.join(map(str, cells))} |"
+    turnaround = fake["turnaround_ms"]
+    return {
+        "runs": n,
+        "TLS": ("yes, buffers as they are" if options.no_shrink else "yes") if tls else "no",
+        "lost or failed": max(n - found["success"], found["lost"]),
+        "cells twice": fake["cells_run_twice"],
+        "sockets at once": found["sockets"],
+        "KiB a run": f"{each:.0f}",
+        "KiB a bare socket": f"{found['bare_kib']:.0f}",
+        "**beyond it**": f"**{each - found['bare_kib']:.0f}**",
+        "peak RSS, MiB": f"{found['peak_rss_mib']:.0f}",
+        "lag p50 / p99 / max, ms": f"{lag['p50']:g} / **{lag['p99']:g}** / {lag['max']:g}",
+        "p99 once all are open": f"{late['p99']:g}" if late else "-",
+        "CPU s (loop's)": f"{found['cpu']:.1f} ({found['loop_cpu']:.1f})",
+        "CPU ms a cell": f"{found['cpu'] * 1000 / (n * options.cells):.1f}",
+        "wall s (all open after)": f"{found['wall']:.0f} ({'never' if after is None else f'{after:.0f}'})",
+        "logins": fake["logins"],
+        "saves": fake["saves"],
+        "heartbeats": fake["heartbeats"],
+        "turnaround p50 / p99, ms": f"{turnaround['p50']:.1f} / {turnaround['p99']:.0f}",
+        "fake's own lag p99, ms": f"{fake['own_lag_ms']['p99']:.1f}",
+    }
 
 
 def main() -> int:
@@ -398,18 +403,20 @@ def main() -> int:
     options = parser.parse_args()
     raise_limit()
     if options.child:
-        logging.basicConfig(level=logging.WARNING)
         print(json.dumps(Triggerer(options, json.loads(options.child.read_text())).play()))
         return 0
     for name in set(os.environ) - set(environment()):
         del os.environ[name]  # the runs are begun in this process
     kinds = [tls for tls, wanted in ((False, options.plain), (True, options.tls)) if wanted] or [False, True]
-    problems = []
-    print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
+    problems, header = [], True
     for n in options.runs:
         for tls in kinds:
             found, wrong = measure(options, n, tls=tls)
-            print(row(options, n, found, tls=tls), flush=True)
+            cells = row(options, n, found, tls=tls)
+            if header:
+                print(f"| {' | '.join(cells)} |\n|{'---|' * len(cells)}")
+                header = False
+            print(f"| {' | '.join(map(str, cells.values()))} |", flush=True)
             problems += [f"{n} runs, {'TLS' if tls else 'plain'}: {line}" for line in wrong]
     for line in problems:
         print(line, flush=True)

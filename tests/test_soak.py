@@ -12,6 +12,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "soak.py"
 
 
 # Seeds whose first run has half a dozen faults within its first ten seconds, and a worker that is killed.
+@pytest.mark.alone
 @pytest.mark.parametrize(("flavour", "seed"), [("jupyterlab", "1668"), ("classic", "315")])
 def test_some_seconds(flavour: str, seed: str, tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--seconds", "10", "--seed", seed, "--flavour", flavour, "--quick"]

@@ -269,7 +269,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         path = error.output_path
         try:
             with closing(self.make_hook().get_studio()) as studio:
-                found = checkpoint.error_of(studio.server.read_notebook(str(path)))
+                found = checkpoint.error_of(studio.server.read_executed(str(path)))
         except Exception as second:  # the summary is better than an error about an error
             self.log.info("the executed notebook could not be read again: %s", second)
             return error

@@ -246,7 +246,7 @@ class NotebookRunner:
 
     def _saved_notebook(self) -> NotebookNode | None:
         try:
-            return self._server.read_notebook(self._saver.path)
+            return self._server.read_executed(self._saver.path)
         except InvalidInputError as error:
             log.warning("what is at %s is no executed notebook: %s", self._saver.path, error)
             return None

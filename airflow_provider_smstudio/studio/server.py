@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import time
 from collections.abc import Callable
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
@@ -69,6 +70,19 @@ class JupyterServer:
         if response.status_code != 200:
             raise NotANotebookError(f"{path!r} is not a valid notebook: {_message(response)}", path=path)
         return nb.read(_parsed(response, dict).get("content"), path)
+
+    def read_executed(self, path: str) -> NotebookNode:
+        """Read a notebook that another process may be just writing, which a Jupyter server shows half-written.
+
+        :raises NotebookNotFoundError: when nothing is there.
+        :raises NotANotebookError: when it stays invalid for some seconds.
+        """
+        for pause in (0.2, 0.5, 1.0, 2.0):
+            try:
+                return self.read_notebook(path)
+            except NotANotebookError:
+                time.sleep(pause)
+        return self.read_notebook(path)
 
     def write_notebook(self, path: str, body: bytes | BinaryIO, *, timeout: float = 300) -> None:
         """Write a notebook, over what is there.

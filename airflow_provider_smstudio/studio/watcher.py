@@ -401,7 +401,7 @@ class NotebookWatcher:
     async def _end_save(self) -> None:
         """Wait for the save that is under way: an older state must not come last."""
         if self._saving is not None:
-            await asyncio.wait([self._saving], timeout=1.0 if self._stop_reason else None)
+            await asyncio.wait([self._saving], timeout=5.0 if self._stop_reason else None)
 
     async def _save_now(self, run: NotebookRun) -> None:
         began = time.monotonic()
@@ -493,7 +493,7 @@ class _Fetch:
 
 def _read_into(spool: NotebookSpool, server: Any, path: str) -> NotebookNode:
     """Read an executed notebook; outputs of cells that have ended go into the spool."""
-    notebook: NotebookNode = server.read_notebook(path)
+    notebook: NotebookNode = server.read_executed(path)
     ended = {
         cell.index
         for cell in nb.code_cells(notebook)

@@ -198,6 +198,7 @@ def test_retries_write_to_the_same_place_and_mapped_tasks_to_their_own(lab: Loca
 
 def test_every_argument_is_templated() -> None:
     own = set(inspect.signature(SageMakerStudioNotebookOperator.__init__).parameters) - {"self", "kwargs"}
+    own -= {"deferrable"}  # a choice of the DAG's, as in the amazon provider
     assert own == set(SageMakerStudioNotebookOperator.template_fields)
 
 

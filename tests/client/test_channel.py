@@ -146,11 +146,11 @@ def test_websocket_and_rest_trust_the_same_certificates(
 ) -> None:
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
-    assert channel._trust(True) == {"ca_certs": DEFAULT_CA_BUNDLE_PATH}
+    assert channel.trust(True) == {"ca_certs": DEFAULT_CA_BUNDLE_PATH}
     monkeypatch.setenv(name, "/etc/own.pem")
-    assert channel._trust(True) == {"ca_certs": "/etc/own.pem"}
-    assert channel._trust("/etc/given.pem") == {"ca_certs": "/etc/given.pem"}
-    assert channel._trust(str(tmp_path)) == {"ca_cert_path": str(tmp_path)}
+    assert channel.trust(True) == {"ca_certs": "/etc/own.pem"}
+    assert channel.trust("/etc/given.pem") == {"ca_certs": "/etc/given.pem"}
+    assert channel.trust(str(tmp_path)) == {"ca_cert_path": str(tmp_path)}
 
 
 def test_a_closed_channel_says_so(space: Bench) -> None:

@@ -10,7 +10,7 @@ import pytest
 from client_bench import Bench, client_of
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, runner
+from airflow_provider_smstudio.studio import NotebookJob, conduct
 from airflow_provider_smstudio.studio.errors import StudioError
 from airflow_provider_smstudio.studio.livelog import LiveLog
 from airflow_provider_smstudio.studio.options import RunOptions
@@ -31,7 +31,7 @@ def beat_each(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     def options(**given: object) -> RunOptions:
         return replace(RunOptions(heartbeat_interval=seconds), **given)  # type: ignore[arg-type]  # passed on
 
-    monkeypatch.setattr(runner, "RunOptions", options)
+    monkeypatch.setattr(conduct, "RunOptions", options)
 
 
 def test_a_silent_cell_keeps_its_app_by_the_heartbeat(idle_space: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from example_runs import EXAMPLES, plain_environment
 
 
 @pytest.mark.airflow
+@pytest.mark.alone
 def test_demo(tmp_path: Path) -> None:
     demo = subprocess.run(
         [sys.executable, str(EXAMPLES / "demo" / "run_demo.py")],
