@@ -114,7 +114,7 @@ build: $(UV) ## Build the wheel and the source distribution into dist/
 # The built package in an empty environment, without extras: Airflow finds it and its modules import.
 WHEEL_PYTHON = import airflow_provider_smstudio.get_provider_info as p, importlib as i; \
   info = p.get_provider_info(); \
-  [i.import_module(m) for k in ("operators", "sensors", "hooks") for x in info[k] for m in x["python-modules"]]
+  [i.import_module(m) for k in ("operators", "sensors", "triggers", "hooks") for x in info[k] for m in x["python-modules"]]
 
 .PHONY: check-wheel
 check-wheel: build ## Install the wheel with AIRFLOW=requirement and look whether Airflow finds it
