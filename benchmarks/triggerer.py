@@ -226,7 +226,7 @@ def _nowhere() -> logging.Logger:
     """Return a logger whose lines are put together and go nowhere; all other loggers shall warn only."""
     logging.basicConfig(level=logging.WARNING, force=True)  # Airflow has set up its own
     logger = logging.Logger("triggers", logging.INFO)
-    logger.addHandler(logging.StreamHandler(open(os.devnull, "w")))
+    logger.addHandler(logging.FileHandler(os.devnull))
     return logger
 
 
