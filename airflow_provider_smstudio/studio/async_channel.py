@@ -43,11 +43,12 @@ class AsyncKernelChannel:
     """An open websocket to a kernel; make one with :func:`connect`."""
 
     def __init__(self, ws: WebSocket) -> None:
+        self.answers_pings = False
+        """Whether the other side has ever answered a ping; a proxy may swallow them."""
         self._ws = ws
         self.subprotocol: str | None = V1 if ws.protocol == V1 else None
         self._socket: Any = ws.get_extra_info("socket")
         self._heard = self._pinged = time.monotonic()
-        self._answers_pings = False
         self._hurried = 0
 
     async def send(self, message: Message) -> None:
@@ -86,7 +87,7 @@ class AsyncKernelChannel:
             await self._quietly(self._ws.pong(found.data))
             return None
         if found.type is aiohttp.WSMsgType.PONG:
-            self._answers_pings = True
+            self.answers_pings = True
             return None
         if found.type is aiohttp.WSMsgType.ERROR:
             raise _lost(found.data)
@@ -129,7 +130,7 @@ class AsyncKernelChannel:
     async def _look_after(self) -> None:
         """Ask whether the other side is there after some silence; give up after much."""
         now = time.monotonic()
-        if now >= self._heard + (SILENCE_LIMIT if self._answers_pings else max(DEAF_LIMIT, SILENCE_LIMIT)):
+        if now >= self._heard + (SILENCE_LIMIT if self.answers_pings else max(DEAF_LIMIT, SILENCE_LIMIT)):
             raise ConnectionLostError(f"the kernel's websocket has been silent for {now - self._heard:.0f} s")
         if now >= max(self._heard, self._pinged) + PING_AFTER:
             await self.ping()

@@ -97,6 +97,7 @@ class NotebookWatcher:
         self._last_save_error: StudioError | None = None
         self._backlog: list[Message] = []
         self._turn_ends = 0.0
+        self._answers_pings = False
 
     async def watch(self) -> RunResult:
         """See the run to its end.
@@ -257,6 +258,7 @@ class NotebookWatcher:
         else:
             try:
                 message = await self._channel.receive(wait)
+                self._answers_pings = self._answers_pings or self._channel.answers_pings
             except StudioError as error:
                 await self._lose(run, error)
                 return
@@ -363,7 +365,7 @@ class NotebookWatcher:
 
     async def _connect(self) -> channels.AsyncKernelChannel:
         async with self._hub.handshakes:
-            return await channels.connect(
+            channel = await channels.connect(
                 self._hub.sockets,
                 self._server.session,
                 self._lease.kernel_id or "",
@@ -371,6 +373,8 @@ class NotebookWatcher:
                 timeout=_HANDSHAKE_LIMIT,
                 renew=lambda seen: self._shared.call(self._server.session.renew, seen),
             )
+        channel.answers_pings = self._answers_pings  # as on the way before
+        return channel
 
     # --- Saving
 
