@@ -159,9 +159,9 @@ class NotebookWatcher:
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
-        if self._spool is not None:
-            self._spool.close()
-            self._spool = None
+        spool, self._spool = self._spool, None
+        if spool is not None:
+            await in_thread(None, spool.close)  # on a busy disk it takes long
 
     # --- The beginning
 
@@ -183,7 +183,7 @@ class NotebookWatcher:
 
         :raises RunError: when it does not hold this run.
         """
-        spool = self._spool = NotebookSpool()
+        spool = self._spool = await in_thread(None, NotebookSpool)
         notebook = await self._shared.call(_read_into, spool, self._server, self._path)
         if not checkpoint.holds(notebook, self._who):
             raise RunError(f"the executed notebook at {self._path!r} holds another run; nothing more was run")
