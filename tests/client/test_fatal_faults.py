@@ -55,14 +55,16 @@ def test_the_kernel_is_gone(bench: Bench, reason: str, moment: str) -> None:
     with pytest.raises(KernelDiedError, match=words) as caught:
         bench.run_job(job, at(moment, bench, strike))
     assert time.monotonic() - happened[0] < LIMIT
-    # A request that is sent in the moment before the server notices runs on the fresh kernel (documented).
+    # A request that is sent in the moment before the server notices runs on the fresh kernel (documented). On a busy
+    # machine the cell may have ended before the fault came.
+    ended = moment == "ended unseen" or "2-end" in ran(bench)
     assert "1 2 2-end 3 ".startswith(ran(bench))
-    assert "3" not in ran(bench) or moment == "ended unseen"
+    assert "3" not in ran(bench) or ended
     notebook = bench.executed(caught.value.output_path or "")
     assert notebook.cells[0].outputs[0]["text"] == "one\n"
     if moment == "while it prints" and reason == "out of memory":
         assert notebook.cells[1].outputs[0]["text"].startswith("line 0\nline 1\nline 2\nline 3\n")
-        assert (caught.value.cell_number, caught.value.cell_index) == (2, 1)
+        assert (caught.value.cell_number, caught.value.cell_index) == (2, 1) or ended
     assert notebook.metadata["papermill"]["exception"] is True
     bench.assert_clean()
 
