@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from airflow_provider_smstudio.local import LocalStudio
@@ -16,6 +17,9 @@ from airflow_provider_smstudio.studio import NotebookJob, RunResult, Studio
 from airflow_provider_smstudio.studio import events as ev
 
 CLASSIC_KERNEL = "python3__SAGEMAKER_INTERNAL__arn:aws:sagemaker:us-east-1:081325390199:image/datascience-1.0"
+
+both_ways = pytest.mark.parametrize("deferred", [False, True], ids=["worker", "deferred"], indirect=True)
+"""Tests with runs that a worker sees to their end, and then with such that are deferred after their first moments."""
 
 
 def client_of(local: LocalStudio, **changes: Any) -> Studio:

@@ -19,11 +19,17 @@ def any_studio(request: pytest.FixtureRequest) -> LocalStudio:
 
 
 @pytest.fixture
-def make_bench() -> Iterator[Callable[[LocalStudio], Bench]]:
+def deferred(request: pytest.FixtureRequest) -> bool:
+    """Whether runs are handed over after their first moments; parametrised by ``client_bench.both_ways``."""
+    return bool(getattr(request, "param", False))
+
+
+@pytest.fixture
+def make_bench(deferred: bool) -> Iterator[Callable[[LocalStudio], Bench]]:
     made: list[Bench] = []
 
     def make(local: LocalStudio) -> Bench:
-        made.append(Bench(local, client_of(local), f"t{uuid.uuid4().hex[:8]}"))
+        made.append(Bench(local, client_of(local), f"t{uuid.uuid4().hex[:8]}", deferred=deferred))
         return made[-1]
 
     yield make
@@ -41,10 +47,3 @@ def space(local_studio: LocalStudio, make_bench: Callable[[LocalStudio], Bench])
 def either(any_studio: LocalStudio, make_bench: Callable[[LocalStudio], Bench]) -> Bench:
     """A client of a space's app, and then of Studio Classic."""
     return make_bench(any_studio)
-
-
-@pytest.fixture(params=["worker", "deferred"])
-def both_ways(request: pytest.FixtureRequest, either: Bench) -> Bench:
-    """The same, whose runs a worker sees to their end, and then such that are deferred after their first moments."""
-    either.deferred = request.param == "deferred"
-    return either

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import boto3
 import pytest
-from client_bench import Bench, client_of
+from client_bench import Bench, both_ways, client_of
 from nbformat.v4 import new_code_cell
 
 from airflow_provider_smstudio.local import LocalStudio
@@ -81,6 +81,7 @@ class TestWhichStudio:
         client.close()
 
 
+@both_ways
 class TestApp:
     """The app is not there, or fails."""
 
@@ -118,6 +119,7 @@ class TestApp:
         assert time.monotonic() - began < 30
 
 
+@both_ways
 class TestLogin:
     """Presigned URLs and what stands in the app's place."""
 
@@ -163,6 +165,7 @@ class TestLogin:
         assert "secret" not in repr(caught.value)
 
 
+@both_ways
 class TestNotebook:
     def test_missing(self, either: Bench) -> None:
         either.write("1", name="there.ipynb")
@@ -204,6 +207,7 @@ class TestNotebook:
             space.run(f"{space.folder}/a.ipynb", upload_from="s3://bucket")
 
 
+@both_ways
 class TestKernelChoice:
     def test_unknown_kernel_lists_what_there_is(self, either: Bench) -> None:
         with pytest.raises(KernelNotFoundError, match="there is no kernel 'julia'.*python3") as caught:
@@ -212,6 +216,7 @@ class TestKernelChoice:
         either.assert_clean()
 
 
+@both_ways
 class TestParameters:
     @pytest.mark.parametrize("name", ["class", "a b", "1a", "", "a;import os", "a=1\nb"])
     def test_bad_name(self, space: Bench, name: str) -> None:
@@ -242,6 +247,7 @@ class TestParameters:
             space.run(space.write("1"), parameters={"a": "x" * (11 * 2**20)})
 
 
+@both_ways
 class TestOutputPath:
     def test_missing_folder(self, either: Bench) -> None:
         path = either.write("print(1)")
@@ -272,6 +278,7 @@ class TestOutputPath:
             space.run(path, output_path=f"{space.folder}/file/out.ipynb", create_output_folder=True)
 
 
+@both_ways
 class TestCells:
     @pytest.mark.parametrize("name", ["cell_timeout", "kernel_start_timeout"])
     @pytest.mark.parametrize("value", [0, -1, "5", True, float("nan")])
@@ -338,6 +345,7 @@ class TestCells:
         space.assert_clean()
 
 
+@both_ways
 class TestKernelStart:
     @pytest.fixture
     def broken(self, local_studio: LocalStudio, make_bench: Callable[[LocalStudio], Bench]) -> Iterator[Bench]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from client_bench import Bench
+from client_bench import Bench, both_ways
 from faults import CELLS, MOMENTS, at, hurry, ran
 
 from airflow_provider_smstudio.local import LocalStudio
@@ -33,12 +33,14 @@ REASONS: dict[str, tuple[Callable[[LocalStudio], None], str]] = {
     "server restarted": (restart_server, "the server does not know it any more"),
 }
 
+pytestmark = both_ways
+
 
 @pytest.fixture
-def bench(both_ways: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(either: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     hurry(monkeypatch)
-    yield both_ways
-    both_ways.local.start_app()
+    yield either
+    either.local.start_app()
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -69,16 +71,13 @@ def test_the_kernel_is_gone(bench: Bench, reason: str, moment: str) -> None:
     bench.assert_clean()
 
 
-def test_the_app_is_stopped_by_somebody(either: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    hurry(monkeypatch)
-    job = NotebookJob(either.write(*CELLS), reconnect_timeout=3)
-    listener = at("while it prints", either, either.local.stop_app)
+def test_the_app_is_stopped_by_somebody(bench: Bench) -> None:
+    job = NotebookJob(bench.write(*CELLS), reconnect_timeout=3)
+    listener = at("while it prints", bench, bench.local.stop_app)
     words = "could not be reached for 3 s|does not know it any more|somebody restarted it or shut it down"
-    try:
-        with pytest.raises(StudioError, match=words) as caught:
-            either.studio.runner(job, listener=listener).run()
-    finally:
-        either.local.start_app()
+    with pytest.raises(StudioError, match=words) as caught:
+        bench.run_job(job, listener)
+    bench.local.start_app()
     assert "cell 2/3" in str(caught.value)
-    assert "3" not in ran(either)
-    either.assert_clean()
+    assert "3" not in ran(bench)
+    bench.assert_clean()

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from client_bench import Bench
+from client_bench import Bench, both_ways
 from faults import CELLS, EXPECTED, MOMENTS, RAN_ONCE, Fault, at, hurry, printed, ran
 
 from airflow_provider_smstudio.local import LocalStudio
@@ -98,13 +98,15 @@ DEFAULTS = {
     "replay": True,
 }
 
+pytestmark = both_ways
+
 
 @pytest.fixture
-def bench(both_ways: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def bench(either: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
     hurry(monkeypatch)
-    yield both_ways
+    yield either
     for name, value in DEFAULTS.items():
-        setattr(both_ways.local.switches, name, value)
+        setattr(either.local.switches, name, value)
 
 
 def run(bench: Bench, listener: Callable[[ev.Event], None], **arguments: object) -> object:
