@@ -35,8 +35,9 @@ _HAND_OVER_LIMIT = 10.0
 _CLOSE_LIMIT = 2.0
 _SEND_LIMIT = 60.0
 _TLS_BUFFER = 32 * 1024
-_HURRIED = 6
-"""So many messages behind a request are acknowledged at once: the few of a cell that does little."""
+_HURRIED = 2
+"""So many messages behind a request are acknowledged at once; a few more would save 40 ms a cell, which a thousand
+runs pay for with a sixth of their process's time."""
 
 
 class AsyncKernelChannel:

@@ -403,8 +403,8 @@ class CellFlow(ABC):
         execution.kept, execution.error_output, execution.suspect = 0, None, part.dropped > 0
         events: list[Event] = []
         missed = 0
-        for message in messages:
-            new = execution.first_time(message)
+        for number, message in enumerate(messages):
+            new = execution.first_time(message) and number >= execution.shown
             missed += new
             events += self._iopub(execution, message, recorded=True, show=new)
         there = {message["header"].get("msg_id") for message in messages}

@@ -32,6 +32,7 @@ class Handover:
     :ivar startup_seconds: see :class:`RunResult`.
     :ivar unbroken: nothing was lost on the way so far.
     :ivar resumed: whether an earlier try had begun the run.
+    :ivar shown: how many outputs of the running cell are in the task's log already.
     """
 
     job: NotebookJob
@@ -42,6 +43,7 @@ class Handover:
     startup_seconds: float
     unbroken: bool
     resumed: bool
+    shown: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as a dict of plain values."""
@@ -53,7 +55,7 @@ class Handover:
         return cls(**{**fields, "job": NotebookJob(**fields["job"])})
 
 
-def run_options(job: NotebookJob, *, start_timeout: float) -> RunOptions:
+def run_options(job: NotebookJob, *, start_timeout: float, classic: bool) -> RunOptions:
     """Return a run's limits and switches.
 
     :param start_timeout: how long the kernel may take to its first answer, in seconds.
@@ -65,6 +67,7 @@ def run_options(job: NotebookJob, *, start_timeout: float) -> RunOptions:
         reconnect_timeout=job.reconnect_timeout,
         record_limit=int(job.record_mib * 2**20),
         on_unknown_cell=job.on_unknown_cell,
+        replays=not classic,
     )
 
 

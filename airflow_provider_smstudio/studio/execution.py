@@ -28,6 +28,7 @@ class Execution:
     :ivar suspect: whether messages of it may have been lost.
     :ivar heard: ids of its messages that have come, for telling repetitions.
     :ivar kept: how many have come of those that a kernel's record keeps.
+    :ivar shown: how many of these an earlier process has told.
     :ivar error_output: its ``error`` output.
     :ivar tells_saved: ids of earlier requests that it tells to be saved.
     :ivar losses: why output of it is missing, if so.
@@ -47,6 +48,7 @@ class Execution:
     suspect: bool = False
     heard: set[str] = field(default_factory=set)
     kept: int = 0
+    shown: int = 0
     error_output: NotebookNode | None = None
     tells_saved: list[str] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)

@@ -24,6 +24,8 @@ class RunOptions:
         broken connection or the server's rate limit swallows can be fetched; 0 for none.
     :ivar on_unknown_cell: what to do about a cell that may have run, where nobody can tell: ``fail`` or
         ``rerun``.
+    :ivar replays: whether the server keeps what comes while nobody is connected, for whoever comes next under the
+        same client session's id. Stock Jupyter servers do; Studio Classic probably does not.
     """
 
     allow_errors: bool = False
@@ -39,3 +41,4 @@ class RunOptions:
     record: bool = True
     record_limit: int = 100 * 2**20
     on_unknown_cell: str = "fail"
+    replays: bool = True

@@ -66,6 +66,7 @@ class NotebookRun(CellFlow):
     :param announced: with ``resumed``: index of the cell that was announced last, where that is known.
     :param unbroken: with ``resumed``: the process before has closed its connection in order after :meth:`rest`,
         and nobody was there since; so nothing was lost, and what still comes of the running cell comes here.
+    :param shown: with ``resumed``: so many outputs of the running cell need not be told again.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class NotebookRun(CellFlow):
         resumed: bool = False,
         announced: int | None = None,
         unbroken: bool = False,
+        shown: int = 0,
     ) -> None:
         super().__init__(
             notebook,
@@ -91,6 +93,7 @@ class NotebookRun(CellFlow):
             announced=announced,
             unbroken=unbroken,
         )
+        self._shown = shown
         self.never_answered = False
         """Whether the run ended because its kernel, though alive, never said a word."""
         self._where = where
@@ -116,6 +119,7 @@ class NotebookRun(CellFlow):
         if self._pending:
             cell = self._pending.pop(0)
             self._current = self._expect(cell, self._ledger.started(cell, now))
+            self._current.shown = self._shown
             self._beat_at = now
             if self._ledger.is_running(cell):
                 self._current.seen = True
@@ -234,7 +238,7 @@ class NotebookRun(CellFlow):
         """
         if self.finished:
             return []
-        if self._current is not None and not orderly:
+        if self._current is not None and not (orderly and self._options.replays):
             self._current.suspect = True
         events: list[Event] = [] if self._link.up else [ev.Reconnected(self._link.restored(now))]
         self._reopened_at = now
@@ -259,19 +263,34 @@ class NotebookRun(CellFlow):
     @property
     def may_rest(self) -> bool:
         """Whether another process could go on with the run now: its kernel is known and can be reached."""
-        known = self._ready and not self._inquiries.pending(iq.READY, iq.INSTALL)
-        return known and self._link.up and self._stopping is None and not self.finished and not self.half_over
+        going = self._kernel_known and self._link.up and self._stopping is None and not self.finished
+        return going and not self.half_over and (self._current is None or not self.rests_between_cells)
+
+    @property
+    def rests_between_cells(self) -> bool:
+        """Whether a cell's answer is lost if nobody is connected when it comes: no cell may run meanwhile."""
+        return self._kernel_known and not self._options.replays and not self._recording
+
+    @property
+    def _kernel_known(self) -> bool:
+        """Whether the kernel has answered, and whether it keeps a record."""
+        return self._ready and not self._inquiries.pending(iq.READY, iq.INSTALL)
 
     @property
     def half_over(self) -> bool:
-        """Whether the running cell's end is known by half, which no snapshot can tell."""
+        """Whether something of the running cell's end is known, which no snapshot can tell before it has ended."""
         current = self._current
-        return current is not None and not current.over and (current.reply is not None or current.idle)
+        return current is not None and (current.reply is not None or current.idle)
 
     @property
     def unbroken(self) -> bool:
         """Whether all that the running cell has brought so far has come, as far as this process knows."""
-        return self._link.up and (self._current is None or not self._current.suspect)
+        return self._link.up and (self._current is None or (self._options.replays and not self._current.suspect))
+
+    @property
+    def shown(self) -> int:
+        """How many of the running cell's outputs have been told, for whoever goes on with it."""
+        return 0 if self._current is None else max(self._current.kept, self._current.shown)
 
     def rest(self, resting: bool = True) -> None:
         """Make no further cell's request: another process will go on with the run from a snapshot.

@@ -135,7 +135,9 @@ class NotebookRunner:
         run = NotebookRun(
             notebook,
             session_id=client_session,
-            options=conduct.run_options(self._job, start_timeout=self._start_timeout(first=first)),
+            options=conduct.run_options(
+                self._job, start_timeout=self._start_timeout(first=first), classic=self._server.classic
+            ),
             now=time.monotonic(),
             where=where,
             resumed=session is not None,
@@ -277,8 +279,11 @@ class NotebookRunner:
         """See the run to its end, or to where it may be handed over."""
         while not run.finished:
             late = self._hand_over_at is not None and time.monotonic() >= self._hand_over_at
-            if late and not self._stop_reason and run.may_rest and self._rest(run):
-                return
+            if late and not self._stop_reason:
+                if run.rests_between_cells:
+                    run.rest()
+                if run.may_rest and self._rest(run):
+                    return
             if self._stop_reason:
                 self._carry_out(run, run.stop(self._stop_reason, time.monotonic(), grace=KILL_GRACE))
             self._step(run)
@@ -324,6 +329,7 @@ class NotebookRunner:
             startup_seconds=round(startup, 3),
             unbroken=self._unbroken,
             resumed=resumed,
+            shown=run.shown,
         )
 
     def _step(self, run: NotebookRun) -> None:

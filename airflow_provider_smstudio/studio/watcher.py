@@ -51,6 +51,8 @@ _SPREAD = 2.0
 """A server that comes back is not asked by all runs in the same moment, but over so many seconds."""
 
 _SAVE_PAUSES = (1.0, 3.0, 10.0)
+_SAVES_A_SECOND = 40
+"""So many notebooks are saved a second while they run; with more runs, each is saved less often."""
 
 
 class NotebookWatcher:
@@ -97,6 +99,7 @@ class NotebookWatcher:
         self._last_save_error: StudioError | None = None
         self._backlog: list[Message] = []
         self._turn_ends = 0.0
+        self._saved_at = 0.0
         self._answers_pings = False
 
     async def watch(self) -> RunResult:
@@ -194,12 +197,15 @@ class NotebookWatcher:
         return NotebookRun(
             notebook,
             session_id=self._who.client_session,
-            options=conduct.run_options(self._job, start_timeout=self._job.kernel_start_timeout),
+            options=conduct.run_options(
+                self._job, start_timeout=self._job.kernel_start_timeout, classic=self._server.classic
+            ),
             now=time.monotonic(),
             where=self._handover.instance_type,
             resumed=True,
             announced=announced,
             unbroken=self._handover.unbroken and owner == self._handover.owner,
+            shown=self._handover.shown,
         )
 
     async def _take(self, session: dict[str, Any]) -> None:
@@ -207,6 +213,7 @@ class NotebookWatcher:
         run = self._run
         assert run is not None  # noqa: S101  # watch() has made it
         self._lease.adopt(session)
+        self._saved_at = time.monotonic()
         await self._shared.call(self._lease.rename, self._name(owner_of(session.get("name"))[1]))
         try:
             self._channel = await self._connect()
@@ -380,9 +387,12 @@ class NotebookWatcher:
 
     async def _save(self, run: NotebookRun, *, last: bool) -> None:
         if not last:
-            if self._saving is not None and not self._saving.done():
-                run.postpone_save(time.monotonic())
+            now = time.monotonic()
+            early = now < self._saved_at + self._hub.runs / _SAVES_A_SECOND
+            if early or (self._saving is not None and not self._saving.done()):
+                run.postpone_save(now)
             elif not run.finished:
+                self._saved_at = now
                 self._saving = asyncio.create_task(self._save_now(run))
             return
         if isinstance(run.error, RunTakenOverError):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from client_bench import Bench
 from deferred import begin, plain, run_deferred, watch, watching
 from faults import CELLS, EXPECTED, RAN_ONCE, hurry, printed, ran, wait_for
 
-from airflow_provider_smstudio.studio import NotebookJob, RunResult, watcher
+from airflow_provider_smstudio.local import LocalStudio
+from airflow_provider_smstudio.studio import NotebookJob, RunResult, recorder, watcher
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.conduct import Handover
 from airflow_provider_smstudio.studio.errors import (
@@ -71,6 +72,31 @@ def test_nothing_is_lost_or_shown_twice_on_the_way(either: Bench, after: float) 
     assert either.of_type(ev.OutputRecovered) == []
     assert result.cells_executed == 3
     either.assert_clean()
+
+
+@pytest.mark.parametrize("after", [0.0, 1.2])
+@pytest.mark.parametrize("record", [True, False])
+def test_nothing_is_lost_on_the_way_where_the_server_replays_nothing(
+    local_studio_classic: LocalStudio,
+    make_bench: Callable[[LocalStudio], Bench],
+    monkeypatch: pytest.MonkeyPatch,
+    after: float,
+    record: bool,
+) -> None:
+    """As Studio Classic probably does not: the kernel's record fills the gap; without one, no cell runs meanwhile."""
+    bench = make_bench(local_studio_classic)
+    monkeypatch.setattr(bench.local.switches, "replay", False)
+    if not record:
+        monkeypatch.setattr(recorder, "supported", lambda info: False)
+    lines = "import time\nfor i in range(1000):\n    print(i, flush=True)\n    time.sleep(0.002)"
+    result = run_deferred(bench, NotebookJob(bench.write("x = 1", lines, "print(x)")), bench.listen, after)
+    expected = "".join(f"{i}\n" for i in range(1000))
+    assert bench.executed(result.output_path).cells[1].outputs[0]["text"] == expected
+    shown = "".join(event.output["text"] for event in bench.of_type(ev.CellOutput) if event.cell.number == 2)
+    assert sorted(shown.split()) == sorted(expected.split())  # each once; those of the gap come at the end
+    assert bench.of_type(ev.OutputLost) == []
+    assert result.cells_executed == 3
+    bench.assert_clean()
 
 
 def test_the_source_may_change_while_the_run_is_deferred(space: Bench) -> None:

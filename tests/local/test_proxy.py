@@ -118,7 +118,7 @@ def test_server_that_answers_nothing(browser: Browser, behind: Callable[[bytes],
 
 
 def test_answer_without_a_length_lasts_until_the_end(browser: Browser, behind: Callable[[bytes], None]) -> None:
-    behind(b"HTTP/1.1 299 Odd\r\nX-One: 1\r\nX-One: 2\r\nSet-Cookie: a=b\r\n\r\nall of it")
+    behind(b"HTTP/1.1 299 Odd\r\nX-One: 1\r\nX-One: 2\r\nSet-Cookie: a=value-that-a-test-sets\r\n\r\nall of it")
     answer = browser.call("GET", "api/status")
     assert (answer.status_code, answer.reason, answer.text) == (299, "Odd", "all of it")
     assert answer.headers["X-One"] == "1, 2"

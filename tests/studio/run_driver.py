@@ -55,6 +55,8 @@ class Driver:
         notebook=None,
         resumed=False,
         announced=None,
+        unbroken=False,
+        shown=0,
         now=1000.0,
         started_at=STARTED_AT,
         **options,
@@ -72,6 +74,8 @@ class Driver:
             where=where,
             resumed=resumed,
             announced=announced,
+            unbroken=unbroken,
+            shown=shown,
         )
         self.events: list[ev.Event] = []
         self.sent: list[dict] = []
