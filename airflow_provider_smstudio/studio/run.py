@@ -106,6 +106,7 @@ class NotebookRun(CellFlow):
         self._reopened_at = now
         self._reopened = False
         self._beats = 0
+        self._process: str | None = None
 
     # --- What the driver tells
 
@@ -139,8 +140,9 @@ class NotebookRun(CellFlow):
         parent = parent_id(message) or ""
         if parent.endswith(_BEAT):
             self._beats = 0
-            return []
+            return self._alive(message, now)
         if self._inquiries.owns(parent):
+            self._know_kernel(message)
             inquiry = self._inquiries.take(parent, message)
             return self._answered(inquiry, now) if inquiry else []
         execution = self._executions.get(parent) or self._overhear(parent, now)
@@ -149,6 +151,7 @@ class NotebookRun(CellFlow):
         if not execution.seen:
             execution.seen = True
             self._heard()
+        self._know_kernel(message)
         if message["channel"] == "iopub":
             events = self._iopub(execution, message)
         else:
@@ -156,6 +159,27 @@ class NotebookRun(CellFlow):
         if execution is not self._current or self.finished:
             return events  # late output of a cell that has ended
         return [*events, *self._maybe_ended(execution, now)]
+
+    def _know_kernel(self, message: Message) -> None:
+        """Remember which process answers; the server speaks of our requests as well, but not of their states."""
+        msg_type = message["header"].get("msg_type", "")
+        if msg_type == "status" or msg_type.endswith("_reply"):
+            self._process = message["header"].get("session")
+
+    def _alive(self, message: Message, now: float) -> list[Event]:
+        """Take the answer that shows that the kernel is there, and see whether it is the same one.
+
+        An IPython kernel that was started again has another session in its messages. The server tells of that but
+        once, and where that was lost a restarted kernel would be taken for one whose cell still runs.
+        """
+        process = message["header"].get("session")
+        if not process or not message["header"].get("msg_type", "").endswith("_reply"):
+            return []
+        known, self._process = self._process, process
+        if known in (None, process) or not self._ledger.records or self._current is None or self._inquiries:
+            return []
+        self._current.suspect = True
+        return self._ask_behind(now)
 
     def tick(self, now: float) -> list[Event]:
         """Look at the clock: call it at :meth:`next_deadline` and at least once a second or so."""

@@ -303,7 +303,7 @@ class TestCells:
         notebook = either.executed(caught.value.output_path)
         assert notebook.cells[0].outputs[0]["text"] == "before\n"
         assert notebook.cells[2].execution_count is None
-        assert len(list(either.of_type(ev.CellStarted))) == 2
+        assert {event.cell.number for event in either.of_type(ev.CellStarted)} == {1, 2}
         either.assert_clean()
 
     def test_kernel_deleted_by_somebody(self, either: Bench) -> None:
@@ -317,9 +317,11 @@ class TestCells:
 
         either.once(ev.CellStarted, delete)
         began = time.monotonic()
-        with pytest.raises(KernelDiedError, match="somebody restarted it or shut it down"):
+        # Deferred, it may be gone before anybody listens again.
+        words = "somebody restarted it or shut it down|the server does not know it any more"
+        with pytest.raises(KernelDiedError, match=words):
             either.run(path)
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 35  # the handshake of a kernel that is gone may be held for 20 s
         either.assert_clean()
 
     def test_cell_timeout(self, either: Bench) -> None:

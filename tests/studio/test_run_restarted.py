@@ -1,0 +1,82 @@
+"""A kernel that was started again while nobody was told: its heartbeat's answer comes from another process."""
+
+from __future__ import annotations
+
+import messages as m
+import pytest
+from run_driver import Driver
+
+from airflow_provider_smstudio.studio.errors import KernelDiedError, UnknownOutcomeError
+
+
+def from_another_process(message):
+    message["header"]["session"] = "a-process-that-was-started-later"
+    return message
+
+
+def beating(*, record):
+    driver = Driver("a", "b", record=record, heartbeat_interval=60)
+    driver.recording() if record else driver.ready()
+    driver.feed(m.busy(driver.request), m.stream(driver.request, "one\n"))
+    driver.after(60)
+    return driver
+
+
+def test_the_same_process_is_no_news():
+    driver = beating(record=True)
+    asked = driver.asked
+    driver.feed(m.kernel_info_reply(driver.beats[-1]), m.idle(driver.beats[-1]))
+    assert driver.asked == asked
+
+
+def test_another_process_is_asked_and_has_no_record():
+    driver = beating(record=True)
+    driver.feed(from_another_process(m.kernel_info_reply(driver.beats[-1])))
+    assert driver.asked[-1] == "state 0"
+    driver.answer(m.no_record)
+    assert type(driver.error) is KernelDiedError
+    assert "started again" in str(driver.error)
+    assert driver.error.cell_number == 1
+
+
+def test_a_false_alarm_ends_nothing():
+    driver = beating(record=True)
+    driver.feed(from_another_process(m.kernel_info_reply(driver.beats[-1])))
+    driver.answer(m.state, m.unfinished("my-session-cell-0-1"))
+    assert not driver.run.finished or type(driver.error) is not KernelDiedError
+
+
+def test_without_a_record_nobody_can_tell_what_became_of_the_cell():
+    driver = beating(record=False)
+    driver.feed(from_another_process(m.kernel_info_reply(driver.beats[-1])))
+    assert driver.asked[-1] == "count"
+    driver.answer(m.counted, 0)
+    assert type(driver.error) is UnknownOutcomeError
+
+
+@pytest.mark.parametrize("make", [m.busy, m.idle])
+def test_only_a_reply_tells(make):
+    driver = beating(record=True)
+    asked = driver.asked
+    driver.feed(from_another_process(make(driver.beats[-1])))
+    assert driver.asked == asked
+
+
+def test_a_notice_of_the_server_is_no_other_process():
+    driver = beating(record=True)
+    asked = driver.asked
+    driver.feed(from_another_process(m.rate_notice(driver.request)))
+    driver.feed(m.kernel_info_reply(driver.beats[-1]))
+    assert driver.asked == asked
+
+
+def test_other_kernels_may_name_what_they_like():
+    driver = Driver("a", heartbeat_interval=60)
+    driver.start()
+    info = m.kernel_info_reply(driver.probe)
+    info["content"]["implementation"] = "ir"
+    driver.feed(info, m.idle(driver.probe))
+    driver.after(60)
+    asked = driver.asked
+    driver.feed(from_another_process(m.kernel_info_reply(driver.beats[-1])))
+    assert driver.asked == asked
