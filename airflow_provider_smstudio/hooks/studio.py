@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_smstudio._compat import NOTSET, ArgNotSet, BaseHook, mask_secret
+from airflow_provider_smstudio._compat import NOTSET, ArgNotSet, BaseHook
+from airflow_provider_smstudio._secrets import mask_login
 from airflow_provider_smstudio.get_provider_info import get_provider_info
 from airflow_provider_smstudio.studio.app_types import JUPYTER_LAB, JUPYTER_SERVER
 from airflow_provider_smstudio.studio.errors import InvalidInputError
@@ -192,7 +193,7 @@ class SageMakerStudioHook(BaseHook):
         :raises InvalidInputError: if the settings are not sound.
         """
         # Whatever a library or a notebook prints, Airflow's logs show no login.
-        return self.make_studio(on_secret=mask_secret)
+        return self.make_studio(on_secret=mask_login)
 
     def make_studio(self, *, on_secret: Callable[[str], None]) -> Studio:
         """Make another client of the user's Studio; the caller closes it.

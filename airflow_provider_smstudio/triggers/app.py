@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
-from airflow_provider_smstudio._compat import BaseTrigger, TriggerEvent, mask_secret_here
+from airflow_provider_smstudio._compat import BaseTrigger, TriggerEvent
+from airflow_provider_smstudio._secrets import mask_login_here
 from airflow_provider_smstudio.triggers.notebook import EARLIEST_EVENT
 
 if TYPE_CHECKING:
@@ -91,6 +92,6 @@ class SageMakerStudioAppTrigger(BaseTrigger):
         from airflow_provider_smstudio.hooks.studio import SageMakerStudioHook
 
         def make() -> Studio:
-            return SageMakerStudioHook(**self.studio).make_studio(on_secret=mask_secret_here)
+            return SageMakerStudioHook(**self.studio).make_studio(on_secret=mask_login_here)
 
         return await sync_to_async(make)()  # looks connections up, which a plain thread may not do

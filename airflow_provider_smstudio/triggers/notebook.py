@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
-from airflow_provider_smstudio._compat import BaseTrigger, TriggerEvent, is_deferred, mask_secret_here, was_killed
+from airflow_provider_smstudio._compat import BaseTrigger, TriggerEvent, is_deferred, was_killed
+from airflow_provider_smstudio._secrets import mask_login_here
 
 if TYPE_CHECKING:
     from airflow_provider_smstudio.studio.client import Studio
@@ -158,7 +159,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
         from airflow_provider_smstudio.hooks.studio import SageMakerStudioHook
 
         def make() -> Studio:
-            return SageMakerStudioHook(**self.studio).make_studio(on_secret=mask_secret_here)
+            return SageMakerStudioHook(**self.studio).make_studio(on_secret=mask_login_here)
 
         return await sync_to_async(make)()  # looks connections up, which a plain thread may not do
 

@@ -8,7 +8,7 @@ from unittest.mock import create_autospec
 import pytest
 from botocore.stub import Stubber
 
-from airflow_provider_smstudio import _compat
+from airflow_provider_smstudio import _compat, _secrets
 from airflow_provider_smstudio.hooks.studio import SageMakerStudioHook
 from airflow_provider_smstudio.studio import client as studio_client
 from airflow_provider_smstudio.studio.errors import ControlPlaneError, InvalidInputError
@@ -150,7 +150,7 @@ def test_studio_gets_the_settings(studio_class):
     assert args[0].meta.region_name == "ap-south-1"
     s3_client = kwargs.pop("s3_client_factory")()
     assert s3_client.meta.service_model.service_name == "s3"
-    assert kwargs.pop("on_secret") is _compat.mask_secret
+    assert kwargs.pop("on_secret") is _secrets.mask_login
     assert kwargs == {**GIVEN, "app_type": "JupyterLab", "verify": True, "region_name": "ap-south-1"}
 
 
