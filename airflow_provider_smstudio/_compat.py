@@ -96,6 +96,7 @@ __all__ = [
     "is_deferred",
     "mask_secret",
     "mask_secret_here",
+    "other_runs",
     "was_killed",
 ]
 
@@ -116,6 +117,28 @@ def first_started(context: Context) -> datetime | None:
     first = ask_server(context) if ask_server is not None else None
     started: datetime | None = first or ti.start_date
     return started
+
+
+def other_runs(dag_id: str) -> tuple[int, int]:
+    """Count the other runs of a DAG that is running, from a task or a trigger of one of them.
+
+    :param dag_id: the DAG.
+    :return: how many are queued, and how many are running beside this one.
+    """
+    try:  # 3.0+
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+    except ImportError:  # 2.11
+        from airflow.models.dagrun import DagRun
+        from airflow.utils.state import DagRunState
+
+        queued, running = (
+            len(DagRun.find(dag_id=dag_id, state=state)) for state in (DagRunState.QUEUED, DagRunState.RUNNING)
+        )
+    else:
+        queued, running = (
+            RuntimeTaskInstance.get_dr_count(dag_id=dag_id, states=[state]) for state in ("queued", "running")
+        )
+    return queued, max(running - 1, 0)
 
 
 def was_killed(error: asyncio.CancelledError) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from airflow_provider_smstudio.studio.errors import InvalidInputError
 
@@ -47,6 +48,21 @@ def duration(name: str, value: object) -> float:
     if not (seconds >= 0 and math.isfinite(seconds)):
         raise InvalidInputError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
     return seconds
+
+
+def hours(name: str, value: object) -> float:
+    """Read a number of hours, which a template may have turned into text."""
+    hours = number(value)
+    if not (hours > 0 and math.isfinite(hours)):
+        raise InvalidInputError(f"{name} must be a positive number of hours, not {value!r}")
+    return hours
+
+
+def choice(name: str, value: object, choices: Sequence[str]) -> str:
+    """Read one of some words."""
+    if value not in choices:
+        raise InvalidInputError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+    return str(value)
 
 
 def mebibytes(name: str, value: object) -> float:

@@ -60,6 +60,7 @@ def get_provider_info() -> dict[str, Any]:
             {
                 "integration-name": _INTEGRATION,
                 "python-modules": [
+                    "airflow_provider_smstudio.operators.app",
                     "airflow_provider_smstudio.operators.cleanup",
                     "airflow_provider_smstudio.operators.notebook",
                 ],
@@ -77,6 +78,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": _INTEGRATION,
                 "python-modules": [
                     "airflow_provider_smstudio.triggers.app",
+                    "airflow_provider_smstudio.triggers.app_change",
                     "airflow_provider_smstudio.triggers.notebook",
                 ],
             }

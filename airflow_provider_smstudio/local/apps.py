@@ -30,6 +30,7 @@ class AppRecord:
     resource_spec: dict[str, Any] = field(default_factory=dict)
     recovery_mode: bool | None = None
     failure_reason: str | None = None
+    tags: dict[str, str] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
         """The fields that ListApps shows, and DescribeApp too."""
@@ -177,12 +178,22 @@ class AppSlot:
 
     async def _start(self, record: AppRecord, delay: float) -> None:
         due = time.monotonic() + delay
-        failure = self.switches.app_start_failure
+        failure = self.switches.app_start_failure or self._no_capacity(record)
         await self._kill_server()
         if failure is None:
             failure = await self._start_server()
         await asyncio.sleep(due - time.monotonic())
         await self._started(record, failure)
+
+    def _no_capacity(self, record: AppRecord) -> str | None:
+        """The reason, as seen, why there is no such instance now."""
+        wanted = record.resource_spec.get("InstanceType", "")
+        if wanted not in self.switches.no_capacity:
+            return None
+        return (
+            f"EC2InsufficientCapacityError: Instance type '{wanted}' is temporarily unavailable in supported "
+            "availability zones [use1-az1]. Try again in a few minutes, or try a different instance type."
+        )
 
     async def _restart(self, record: AppRecord) -> None:
         await self._kill_server()

@@ -7,20 +7,24 @@ import json
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from airflow_provider_smstudio.local.apps import ALIVE, AppRecord
 from airflow_provider_smstudio.local.links import make_link
 from airflow_provider_smstudio.local.service import (
+    AccessDeniedError,
     ResourceInUseError,
+    ResourceLimitExceededError,
     ResourceNotFoundError,
     ServiceError,
     ValidationError,
 )
 from airflow_provider_smstudio.local.wire import Listener, Request, Stream, read_body, read_request, response
-from airflow_provider_smstudio.local.world import World
+from airflow_provider_smstudio.local.world import ACCOUNT, World
 
+_MOST_TAGS = 50
 _CONTENT_TYPE = "application/x-amz-json-1.1"
 _APP_TYPES = (
     *("JupyterServer", "KernelGateway", "DetailedProfiler", "TensorBoard", "CodeEditor", "JupyterLab"),
@@ -41,6 +45,7 @@ class ControlPlane:
     def __init__(self, world: World, on_link: Callable[[], None]) -> None:
         self.world = world
         self.listener = Listener(self._serve)
+        self.calls: Counter[str] = Counter()
         self._on_link = on_link
 
     async def _serve(self, stream: Stream) -> None:
@@ -60,7 +65,12 @@ class ControlPlane:
             return _error("UnknownOperationException", f"no such operation: {operation}")
         if not request.headers.get("authorization").startswith("AWS4-HMAC-SHA256 "):
             return _error("MissingAuthenticationTokenException", "Missing Authentication Token")
+        self.calls[operation] += 1
         try:
+            if operation in self.world.switches.denied:
+                raise AccessDeniedError(
+                    f"User: arn:aws:iam::{ACCOUNT}:role/local is not authorized to perform: sagemaker:{operation}"
+                )
             params = json.loads(body or b"{}")
             _check_patterns(params)
             answer = method(params)
@@ -201,7 +211,15 @@ class ControlPlane:
             raise ValidationError("SageMaker Image ARN is required for App with type [JupyterLab]")
         if slot.status in ALIVE:
             raise ResourceInUseError(f"App [{self._slot_arn()}] already exists")
+        instance_type = spec.get("InstanceType")
+        if instance_type in self.world.switches.no_quota:
+            raise ResourceLimitExceededError(
+                f"The account-level service limit 'Studio JupyterLab Apps running on {instance_type} instance' is "
+                "0 Apps, with current utilization of 0 Apps and a request delta of 1 Apps. Please use AWS Service "
+                "Quotas to request an increase for this quota."
+            )
         record = slot.create(spec, params.get("RecoveryMode"))
+        record.tags = _tags(params)
         return {"AppArn": self.world.app_arn(record)}
 
     def _slot_arn(self) -> str:
@@ -259,6 +277,33 @@ class ControlPlane:
             answer["NextToken"] = f"page-{start + size}"
         return answer
 
+    # ---- tags --------------------------------------------------------------------------------------------
+
+    def _tagged(self, params: dict[str, Any]) -> AppRecord:
+        for record in self.world.records():
+            if self.world.app_arn(record) == params.get("ResourceArn") and record.status != "Deleted":
+                return record
+        raise ValidationError(f"Resource [{params.get('ResourceArn')}] does not exist")
+
+    def AddTags(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        """Add or replace tags of an app; fifty at most, as with every resource of AWS."""
+        record = self._tagged(params)
+        tags = {**record.tags, **_tags(params)}
+        if len(tags) > _MOST_TAGS:
+            raise ResourceLimitExceededError(f"A resource cannot have more than {_MOST_TAGS} tags")
+        record.tags = tags
+        return {"Tags": _shown_tags(record)}
+
+    def ListTags(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        """An app's tags."""
+        return {"Tags": _shown_tags(self._tagged(params))}
+
+    def DeleteTags(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+        """Remove tags of an app; those that it does not have are no error."""
+        record = self._tagged(params)
+        record.tags = {key: value for key, value in record.tags.items() if key not in params.get("TagKeys", ())}
+        return {}
+
     # ---- login -------------------------------------------------------------------------------------------
 
     def CreatePresignedDomainUrl(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
@@ -290,6 +335,20 @@ def _check_patterns(params: dict[str, Any]) -> None:
                 f"1 validation error detected: Value '{value}' at '{name[0].lower()}{name[1:]}' failed to "
                 f"satisfy constraint: Member must satisfy regular expression pattern: {pattern}"
             )
+
+
+def _tags(params: dict[str, Any]) -> dict[str, str]:
+    tags = {tag["Key"]: tag["Value"] for tag in params.get("Tags") or []}
+    for text in (*tags, *tags.values()):
+        if not re.fullmatch(r"[\w\s.:/=+\-@]*", text):
+            raise ValidationError(
+                f"1 validation error detected: Value '{text}' at 'tags' failed to satisfy constraint"
+            )
+    return tags
+
+
+def _shown_tags(record: AppRecord) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in record.tags.items()]
 
 
 def _bounded(params: dict[str, Any], name: str, least: int, most: int, default: int) -> int:

@@ -21,6 +21,18 @@ class ResourceInUseError(ServiceError):
     code = "ResourceInUse"
 
 
+class ResourceLimitExceededError(ServiceError):
+    """A quota of the account does not allow it."""
+
+    code = "ResourceLimitExceeded"
+
+
+class AccessDeniedError(ServiceError):
+    """The caller's role lacks a permission."""
+
+    code = "AccessDeniedException"
+
+
 class ValidationError(ServiceError):
     """The request breaks a rule; not modelled in the API, so a plain ClientError in boto3."""
 

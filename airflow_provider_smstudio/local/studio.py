@@ -336,6 +336,17 @@ class LocalStudio:
         """Every token, login cookie and XSRF value ever handed out, and the beginning of every token."""
         return list(self._logins.handed_out)
 
+    @property
+    def api_calls(self) -> dict[str, int]:
+        """How often each operation of the control plane was called so far."""
+        return dict(self._control.calls)
+
+    @property
+    def app_tags(self) -> dict[str, str]:
+        """The app's tags, as they are now."""
+        record = self._slot.record
+        return dict(record.tags) if record else {}
+
     def _count_link(self) -> None:
         self.presigned_urls_issued += 1
 

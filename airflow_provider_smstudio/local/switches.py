@@ -15,6 +15,7 @@ _CHOICES: dict[str, tuple[str | bool, ...]] = {
     "refuse_connections": (False, True),
     "replay": (False, True),
 }
+_TEXTS = ("no_capacity", "no_quota", "denied")
 _SECONDS = ("http_delay", "save_delay")
 _COUNTS = ("http_drops", "http_errors", "websocket_refusals", "save_failures")
 _STATUSES = ("http_error_status", "websocket_refusal_status", "save_failure_status")
@@ -34,6 +35,8 @@ def _wanted(name: str, value: Any) -> str | None:
         return "a whole number, 0 or more"
     if name in _STATUSES and value not in _ERRORS:
         return "an HTTP status that means an error"
+    if name in _TEXTS and not (isinstance(value, (tuple, list)) and all(isinstance(text, str) for text in value)):
+        return "a list of texts"
     if name == "idle_timeout" and value is not None and not (number and value > 0):
         return "a number of seconds above 0, or None"
     return None
@@ -77,6 +80,15 @@ class Switches:
 
     app_start_failure: str | None = None
     """A FailureReason: apps that are created now end as Failed with it, after ``app_start_delay``."""
+
+    no_capacity: tuple[str, ...] = ()
+    """Instance types of which there are none: apps that are created on them end as Failed for want of capacity."""
+
+    no_quota: tuple[str, ...] = ()
+    """Instance types for which the account has no quota: CreateApp is refused."""
+
+    denied: tuple[str, ...] = ()
+    """Operations of the control plane that the caller may not use, such as ``"AddTags"``."""
 
     app_status_page: bool = False
     """Whether space hosts answer ``GET /app?appType=..&appName=..`` with the app's status as text. Classic

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -20,6 +22,16 @@ IN_SERVICE = "InService"
 NOT_FOUND = "NotFound"
 """Our word for an app that the service does not know: never started, or stopped more than a day ago."""
 
+RESOURCE_SPEC_KEYS = (
+    "InstanceType",
+    "SageMakerImageArn",
+    "SageMakerImageVersionArn",
+    "SageMakerImageVersionAlias",
+    "LifecycleConfigArn",
+    "TrainingPlanArn",
+)
+"""What CreateApp takes in a ``ResourceSpec``."""
+
 _NOT_FOUND_CODES = ("ResourceNotFound", "ResourceNotFoundException")
 _DENIED_CODES = ("AccessDeniedException", "AccessDenied", "UnauthorizedOperation")
 _SENSOR = "Wait for it with SageMakerStudioAppSensor"
@@ -33,11 +45,15 @@ class AppState:
         ``NotFound`` when it knows no such app.
     :ivar failure_reason: the service's reason for a failure, if it gave one.
     :ivar instance_type: what the app runs on, if the service said so.
+    :ivar arn: the app's ARN; the same for every app that the space ever has.
+    :ivar created: when it was created, in seconds since the epoch, if the service said so.
     """
 
     status: str
     failure_reason: str | None = None
     instance_type: str | None = None
+    arn: str | None = None
+    created: float | None = None
 
 
 class ControlPlane:
@@ -105,16 +121,97 @@ class ControlPlane:
         :raises ResourceNotFoundError: for an unknown domain, user profile or space.
         :raises ControlPlaneError: for any other refusal.
         """
-        owner = self._space or self._profile
         try:
-            found = self._call("describe_app", {**owner, "AppType": self.app_type, "AppName": "default"})
+            found = self._call("describe_app", self._app)
         except ControlPlaneError as error:
             if error.code not in _NOT_FOUND_CODES:
                 raise
             self.describe()  # names what is missing, if it is not just the app
             return AppState(NOT_FOUND)
         instance_type = (found.get("ResourceSpec") or {}).get("InstanceType")
-        return AppState(str(found["Status"]), found.get("FailureReason"), instance_type)
+        created = found.get("CreationTime")
+        return AppState(
+            str(found["Status"]),
+            found.get("FailureReason"),
+            instance_type,
+            found.get("AppArn"),
+            created.timestamp() if isinstance(created, datetime) else None,
+        )
+
+    @property
+    def _app(self) -> dict[str, str]:
+        return {**(self._space or self._profile), "AppType": self.app_type, "AppName": "default"}
+
+    def create_app(self, resource_spec: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Start the app.
+
+        :param resource_spec: the service's ``ResourceSpec``; the *service*, not the space, chooses the rest.
+        :param tags: the app's tags.
+        :raises ControlPlaneError: when the service refuses; ``code`` is ``ResourceInUse`` for an app that is there
+            already.
+        """
+        request: dict[str, Any] = {**self._app}
+        if resource_spec:
+            request["ResourceSpec"] = dict(resource_spec)
+        if tags:
+            request["Tags"] = _tag_list(tags)
+        self._call("create_app", request)
+
+    def delete_app(self) -> None:
+        """Stop the app. One that is gone, or is being stopped already, is no error.
+
+        :raises ControlPlaneError: when the service refuses.
+        """
+        try:
+            self._call("delete_app", self._app)
+        except ControlPlaneError as error:
+            # Seen texts of its ValidationException: "has already been deleted", "was automatically deleted".
+            gone = error.code == "ValidationException" and "deleted" in str(error)
+            if not gone and error.code not in (*_NOT_FOUND_CODES, "ResourceInUse"):
+                raise
+
+    def default_resource_spec(self) -> dict[str, str]:
+        """Return the space's own ``DefaultResourceSpec`` for the app, as far as CreateApp takes it.
+
+        The service does not use it by itself.
+
+        :raises ControlPlaneError: when the service refuses.
+        """
+        if self._space is None:
+            return {}
+        settings = self._call("describe_space", self._space).get("SpaceSettings") or {}
+        spec = (settings.get(f"{self.app_type}AppSettings") or {}).get("DefaultResourceSpec") or {}
+        # DescribeSpace may name more, such as EnvironmentArn, which CreateApp refuses.
+        return {key: str(spec[key]) for key in RESOURCE_SPEC_KEYS if spec.get(key)}
+
+    def tags(self, arn: str) -> dict[str, str]:
+        """Return an app's tags.
+
+        :raises ControlPlaneError: when the service refuses.
+        """
+        found: dict[str, str] = {}
+        request = {"ResourceArn": arn}
+        while True:
+            page = self._call("list_tags", request)
+            found |= {tag["Key"]: tag["Value"] for tag in page.get("Tags") or []}
+            if not page.get("NextToken"):
+                return found
+            request["NextToken"] = page["NextToken"]
+
+    def add_tags(self, arn: str, tags: Mapping[str, str]) -> None:
+        """Add or replace tags of an app.
+
+        :raises ControlPlaneError: when the service refuses.
+        """
+        self._call("add_tags", {"ResourceArn": arn, "Tags": _tag_list(tags)})
+
+    def remove_tags(self, arn: str, keys: Sequence[str]) -> None:
+        """Remove tags of an app; those that it does not have are no error.
+
+        :raises ControlPlaneError: when the service refuses.
+        """
+        if keys:
+            self._call("delete_tags", {"ResourceArn": arn, "TagKeys": list(keys)})
 
     def require_running(self) -> AppState | None:
         """See that the app runs.
@@ -195,3 +292,7 @@ class ControlPlane:
             ) from None
         except BotoCoreError as error:
             raise ControlPlaneError(f"{name} failed: {error}", operation=name, code=type(error).__name__) from None
+
+
+def _tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"Key": key, "Value": value} for key, value in tags.items()]

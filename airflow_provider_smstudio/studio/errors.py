@@ -13,6 +13,7 @@ The tree::
     |  `- ResourceNotFoundError              unknown domain, user profile or space
     |- AppError                              the Studio app
     |  |- AppNotReadyError                   stopped, starting or not answering yet: wait with the sensor
+    |  |- AppInUseError                      it is not stopped, because somebody uses it
     |  `- AppFailedError                     in a state that it does not leave by itself
     |- LoginError                            logging in to Studio's front door
     |  |- LoginLinkExpiredError              the presigned URL was not accepted
@@ -149,6 +150,15 @@ class AppError(StudioError):
 
 class AppNotReadyError(AppError):
     """The app is stopped, still starting, or does not answer yet."""
+
+
+class AppInUseError(AppError):
+    """The app was not stopped: somebody uses it, or somebody else started it.
+
+    :ivar used_by: who, as far as it is known.
+    """
+
+    used_by: list[str] = []
 
 
 class AppFailedError(AppError):

@@ -61,13 +61,14 @@ def look(check: Callable[[], object], *, title: str, wait_for_start: bool, patie
         # describe apps.
         return Finding(False, str(error))
     except (ControlPlaneError, ServerError, LoginError) as error:
-        if not patient or not _may_pass(error):
+        if not patient or not may_pass(error):
             raise
         return Finding(False, str(error), failed=True)
     return Finding(True)
 
 
-def _may_pass(error: ControlPlaneError | ServerError | LoginError) -> bool:
+def may_pass(error: ControlPlaneError | ServerError | LoginError) -> bool:
+    """Tell whether an error may be gone at the next look: a throttled call, a fault of the network."""
     if isinstance(error, ControlPlaneError):
         return any(word in str(error.code) for word in _PASSING)
     return isinstance(error, (ServerError, NoAnswerError))

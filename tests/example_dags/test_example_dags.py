@@ -74,7 +74,7 @@ from airflow.models import DagModel
 warnings.filterwarnings("error", module="airflow_provider_smstudio|__main__")
 for file in {files}:
     found = runpy.run_path(file, run_name="__main__")
-    print(*(name for name in ("forecast", "run_report", "train") if name in found))
+    print(*(name for name in ("forecast", "report", "run_report", "train") if name in found))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -84,7 +84,7 @@ for file in {files}:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()[-3:]) == ["forecast", "run_report", "train"]
+    assert sorted(done.stdout.splitlines()[-4:]) == ["forecast", "report", "run_report", "train"]
 
 
 @pytest.mark.parametrize("flavour", ["spaces", "classic"])
@@ -148,6 +148,22 @@ def test_deferrable_dag(flavour: str, dags_test: DagsTest, request: pytest.Fixtu
         f"epoch {epoch}/4" for epoch in (1, 2, 3, 4)
     ]
     assert "'epochs': 4" in cells[3].outputs[0].data["text/plain"]
+
+
+def test_backfill_dag(dags_test: DagsTest) -> None:
+    with LocalStudio(app_status="Stopped") as studio:
+        run = dags_test("example_smstudio_backfill", studio.environment)
+
+        assert run.code == 0, run.text
+        states = {"start_studio_app": ["success"], "report": ["success"], "stop_studio_app": ["success"]}
+        assert run.states() == states
+        assert studio.app_status == "Deleted"
+        assert (studio.api_calls["CreateApp"], studio.api_calls["DeleteApp"]) == (1, 1)
+        (output,) = (studio.home / "backfill").glob("*/executed.ipynb")
+        day = output.parent.name
+        assert f"{day}: " in code_cells(output)[2].outputs[0].text
+        assert code_cells(output)[2].outputs[0].text.strip() in run.text
+        assert run.leaks([*studio.secrets(), "/auth?token="]) == []
 
 
 def test_mapped_dag_with_connections(dags_test: DagsTest, spaces: LocalStudio) -> None:

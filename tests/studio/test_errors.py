@@ -27,6 +27,7 @@ FIELDS = {
     "ResourceNotFoundError": {"operation": "DescribeApp", "code": "ResourceNotFound", "resource": "d-1"},
     "AppError": {"app_type": "JupyterLab", "status": "Pending"},
     "AppNotReadyError": {"app_type": "JupyterLab", "status": "Pending"},
+    "AppInUseError": {"app_type": "JupyterLab", "status": "InService", "used_by": ["analysis.ipynb"]},
     "AppFailedError": {"app_type": "JupyterLab", "status": "Failed", "failure_reason": "quota"},
     "ServerError": {"status": 500, "method": "GET", "path": "api/kernels"},
     "SaveError": {"status": 413, "method": "PUT", "path": "api/contents/a"},

@@ -1,0 +1,363 @@
+"""Start and stop the Studio app that notebooks run in, as setup and teardown of a DAG."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow_provider_smstudio import _values as values
+from airflow_provider_smstudio._arguments import STUDIO_TEMPLATE_FIELDS, StudioArguments
+from airflow_provider_smstudio._compat import AirflowTaskTimeout, BaseOperator, conf, other_runs
+from airflow_provider_smstudio.studio.errors import InvalidInputError, StudioError, from_plain
+
+if TYPE_CHECKING:
+    from airflow_provider_smstudio._compat import Context
+    from airflow_provider_smstudio.studio.app_start import AppStarter, StartRequest, Step
+    from airflow_provider_smstudio.studio.app_stop import AppStopper, StopRequest
+    from airflow_provider_smstudio.studio.client import Studio
+
+_TIMEOUT_GRACE = 60.0
+
+
+class _AppOperator(StudioArguments, BaseOperator):
+    """What starting and stopping have in common: waiting, in the worker or in the triggerer."""
+
+    ui_color = "#e0ecf5"
+    verb = ""
+
+    def __init__(
+        self,
+        *,
+        holder: str | None = None,
+        timeout: float | str = 1800,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        studio_conn_id: str | None = None,
+        domain_id: str | None = None,
+        user_profile_name: str | None = None,
+        space_name: str | None = None,
+        app_type: str | None = None,
+        aws_conn_id: str | None = "",
+        region_name: str | None = None,
+        verify: bool | str | None = None,
+        botocore_config: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.holder = holder
+        self.timeout = timeout
+        self.deferrable = deferrable
+        self.studio_conn_id = studio_conn_id
+        self.domain_id = domain_id
+        self.user_profile_name = user_profile_name
+        self.space_name = space_name
+        self.app_type = app_type
+        self.aws_conn_id = aws_conn_id
+        self.region_name = region_name
+        self.verify = verify
+        self.botocore_config = botocore_config
+
+    def _holder(self, context: Context) -> str:
+        ti = context["ti"]
+        return values.optional_text("holder", self.holder) or f"{ti.dag_id}.{ti.run_id}"
+
+    def _until(self) -> float:
+        return time.time() + (values.seconds("timeout", self.timeout) or 1800.0)
+
+    def _wait(self, step: Callable[[], Step], until: float) -> Step:
+        """Take steps until there is none left, and say how things stand.
+
+        :raises AirflowTaskTimeout: at the timeout.
+        """
+        told = ""
+        while True:
+            found = step()
+            if found.text != told:
+                self.log.info("%s", found.text)
+                told = found.text
+            if found.wait is None:
+                return found
+            left = until - time.time()
+            if left <= 0:
+                raise AirflowTaskTimeout(f"{found.text}, after {values.number(self.timeout):g} s")
+            time.sleep(min(found.wait, left))
+
+    def _defer(self, request: dict[str, Any], until: float, asked: float | None = None) -> NoReturn:
+        from airflow_provider_smstudio.triggers.app_change import SageMakerStudioAppChangeTrigger
+
+        self.defer(
+            trigger=SageMakerStudioAppChangeTrigger(
+                studio=self.hook_arguments(), verb=self.verb, request=request, until=until, asked=asked
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=max(until - time.time(), 0) + _TIMEOUT_GRACE),
+        )
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Take what the trigger has come to.
+
+        :param context: the context of the task instance.
+        :param event: the trigger's event.
+        :return: as ``execute``.
+        :raises AirflowTaskTimeout: at the timeout.
+        :raises StudioError: as ``execute``.
+        """
+        status = (event or {}).get("status")
+        if event is not None and status == "success":
+            self.log.info("%s", event["result"]["text"])
+            return dict(event["result"])
+        if event is None or status not in ("error", "timeout"):
+            raise StudioError(f"the trigger sent an event that means nothing here: {status!r}")
+        error = from_plain(event.get("error") or {})
+        raise AirflowTaskTimeout(str(error)) if status == "timeout" else error
+
+
+class SageMakerStudioStartAppOperator(_AppOperator):
+    """Starts the app of a space, unless it runs, and holds it until its counterpart gives it up.
+
+    Made for a setup task: it may run in any number of DAG runs at once. An app that runs, or that somebody else is
+    starting, is taken as it is. The *hold* is a tag on the app, by which a :class:`SageMakerStudioStopAppOperator`
+    sees that the app is in use, in this DAG or any other.
+
+    The service starts an app on its own default instance, not on the space's: this operator gives it the space's
+    ``DefaultResourceSpec`` where ``resource_spec`` and ``instance_type`` say nothing else. Where there is no
+    capacity, it goes on with ``fallback_instance_types``, and tries again with a growing pause until the timeout.
+    A quota or a wrong specification fails the task at once, with the service's own words.
+
+    :param instance_type: the instance (templated). Default: the space's.
+    :param fallback_instance_types: what to take where there is no capacity for it, in this order (templated).
+    :param resource_spec: further fields of SageMaker's ``ResourceSpec``: ``SageMakerImageArn``,
+        ``SageMakerImageVersionArn``, ``SageMakerImageVersionAlias``, ``LifecycleConfigArn``, ``TrainingPlanArn``
+        (templated). Default: the space's.
+    :param hold_hours: the hold counts no more after so many hours, whatever became of the DAG run. Default 24.
+    :param holder: who holds the app; the same text for start and stop (templated). Default: the DAG run.
+    :param timeout: seconds that the app may take. Default 1800.
+    :param deferrable: wait in the triggerer. Default: Airflow's ``[operators] default_deferrable``.
+    :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: no connection, all by arguments.
+    :param domain_id: the domain's ID. Default: the Studio connection's.
+    :param user_profile_name: the user profile. Default: the Studio connection's.
+    :param space_name: the space. Default: the Studio connection's.
+    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic, where AWS still lets it be started.
+        Default: the Studio connection's, else ``JupyterLab``.
+    :param aws_conn_id: the AWS connection; None for boto3's own credential chain. Default, and an empty string:
+        that of the Studio connection, else ``aws_default``.
+    :param region_name: the domain's AWS region. Default: the Studio connection's, then the AWS connection's.
+    :param verify: how certificates are checked, as in the amazon provider.
+    :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients.
+    :return: a dict: ``text`` says what was done, ``started`` whether this task started the app, ``instance_type``
+        what it runs on.
+    :raises AppFailedError: when the app cannot be started.
+    :raises StudioError: see :mod:`airflow_provider_smstudio.studio.errors`.
+    """
+
+    template_fields: Sequence[str] = (
+        "instance_type",
+        "fallback_instance_types",
+        "resource_spec",
+        "hold_hours",
+        "holder",
+        "timeout",
+        *STUDIO_TEMPLATE_FIELDS,
+    )
+    template_fields_renderers = {"resource_spec": "json", "botocore_config": "json"}
+    verb = "start"
+
+    def __init__(
+        self,
+        *,
+        instance_type: str | None = None,
+        fallback_instance_types: Sequence[str] = (),
+        resource_spec: Mapping[str, str] | None = None,
+        hold_hours: float | str = 24,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.instance_type = instance_type
+        self.fallback_instance_types = fallback_instance_types
+        self.resource_spec = resource_spec
+        self.hold_hours = hold_hours
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Start it; see the class.
+
+        :param context: the context of the task instance.
+        """
+        from airflow_provider_smstudio.studio.app_start import AppStarter
+
+        request, until = self._request(context), self._until()
+        with closing(self.make_hook().get_studio()) as studio:
+            starter = AppStarter(studio.control_plane, request)
+            if self.deferrable:
+                first = starter.step()
+                self.log.info("%s", first.text)
+                if first.wait is not None:
+                    self._defer(_plain(request), until, starter.asked)
+                return started(studio, starter, first)
+            return started(studio, starter, self._wait(starter.step, until))
+
+    def _request(self, context: Context) -> StartRequest:
+        from airflow_provider_smstudio.studio.app_start import StartRequest
+
+        spec = self.resource_spec or {}
+        fallback = self.fallback_instance_types
+        if not isinstance(spec, Mapping):
+            raise InvalidInputError(f"resource_spec must be a dict, not {type(spec).__name__}")
+        if isinstance(fallback, str) or not all(isinstance(item, str) and item for item in fallback):
+            raise InvalidInputError(f"fallback_instance_types must be a list of instance types, not {fallback!r}")
+        instance_type = values.optional_text("instance_type", self.instance_type)
+        return StartRequest(
+            holder=self._holder(context),
+            resource_spec={**spec, **({"InstanceType": instance_type} if instance_type else {})},
+            fallback_instance_types=list(fallback),
+            hold_hours=values.hours("hold_hours", self.hold_hours),
+        )
+
+
+class SageMakerStudioStopAppOperator(_AppOperator):
+    """Gives up the DAG run's hold on the app, and stops the app if nobody else needs it.
+
+    Made for a teardown task. The app is left running, and the task succeeds,
+
+    * when it was not started by a :class:`SageMakerStudioStartAppOperator`, unless ``started_by="anyone"``;
+    * while another DAG run holds it, of this DAG or another one;
+    * while further runs of this DAG are queued, as in a backfill: the last one stops it;
+    * while other sessions are busy, people's included, unless ``if_busy`` says else.
+
+    Stopping deletes the app, as SageMaker has it; the space's files stay. An app that is stopped already is no
+    error.
+
+    :param started_by: ``airflow`` (default): only an app that this provider started. ``anyone``: any (templated).
+    :param if_busy: what to do while other sessions are busy: ``leave`` the app running (default), ``wait`` until
+        the timeout, ``fail``, or ``stop`` it all the same (templated).
+    :param idle_minutes: a session counts as busy for so many minutes after its last activity (templated).
+        Default 15.
+    :param linger: how many seconds to wait for other *running* runs of this DAG that hold the app no more or not
+        yet, before it is stopped (templated). Default 120.
+    :param wait_for_completion: wait until the app is gone. Default True.
+    :param holder: who holds the app; the same text for start and stop (templated). Default: the DAG run.
+    :param timeout: seconds that all this may take. Default 1800.
+    :param deferrable: wait in the triggerer. Default: Airflow's ``[operators] default_deferrable``.
+    :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: no connection, all by arguments.
+    :param domain_id: the domain's ID. Default: the Studio connection's.
+    :param user_profile_name: the user profile. Default: the Studio connection's.
+    :param space_name: the space. Default: the Studio connection's.
+    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic. Default: the Studio connection's,
+        else ``JupyterLab``.
+    :param aws_conn_id: the AWS connection; None for boto3's own credential chain. Default, and an empty string:
+        that of the Studio connection, else ``aws_default``.
+    :param region_name: the domain's AWS region. Default: the Studio connection's, then the AWS connection's.
+    :param verify: how certificates are checked, as in the amazon provider.
+    :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients.
+    :return: a dict: ``text`` says what was done, and why; ``stopped`` whether the app is stopped.
+    :raises AppInUseError: with ``if_busy="fail"``, or when the app's tags cannot be read.
+    :raises StudioError: see :mod:`airflow_provider_smstudio.studio.errors`.
+    """
+
+    template_fields: Sequence[str] = (
+        "started_by",
+        "if_busy",
+        "idle_minutes",
+        "linger",
+        "wait_for_completion",
+        "holder",
+        "timeout",
+        *STUDIO_TEMPLATE_FIELDS,
+    )
+    template_fields_renderers = {"botocore_config": "json"}
+    verb = "stop"
+
+    def __init__(
+        self,
+        *,
+        started_by: str = "airflow",
+        if_busy: str = "leave",
+        idle_minutes: float | str = 15,
+        linger: float | str = 120,
+        wait_for_completion: bool | str = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.started_by = started_by
+        self.if_busy = if_busy
+        self.idle_minutes = idle_minutes
+        self.linger = linger
+        self.wait_for_completion = wait_for_completion
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Stop it; see the class.
+
+        :param context: the context of the task instance.
+        """
+        from airflow_provider_smstudio.studio.app_stop import AppStopper
+
+        request, until = self._request(context), self._until()
+        dag_id = context["ti"].dag_id
+        with closing(self.make_hook().get_studio()) as studio:
+            stopper = AppStopper(
+                studio.control_plane, studio.server, request, other_runs=partial(other_runs, dag_id)
+            )
+            if self.deferrable:
+                first = stopper.step()
+                self.log.info("%s", first.text)
+                if first.wait is not None:
+                    self._defer({**_plain(request), "dag_id": dag_id}, until)
+                return stopped(stopper, first)
+            return stopped(stopper, self._wait(stopper.step, until))
+
+    def _request(self, context: Context) -> StopRequest:
+        from airflow_provider_smstudio.studio.app_stop import IF_BUSY, STARTED_BY, StopRequest
+
+        return StopRequest(
+            holder=self._holder(context),
+            started_by=values.choice("started_by", self.started_by, STARTED_BY),
+            if_busy=values.choice("if_busy", self.if_busy, IF_BUSY),
+            idle_minutes=values.duration("idle_minutes", self.idle_minutes),
+            linger=values.duration("linger", self.linger),
+            wait_for_completion=values.flag("wait_for_completion", self.wait_for_completion),
+        )
+
+
+def started(studio: Studio, starter: AppStarter, last: Step) -> dict[str, Any]:
+    """Tell how an app was started, in plain values."""
+    instance_type = studio.control_plane.describe_app().instance_type
+    return {"text": last.text, "started": starter.asked is not None, "instance_type": instance_type}
+
+
+def stopped(stopper: AppStopper, last: Step) -> dict[str, Any]:
+    """Tell how an app was stopped, or why not, in plain values."""
+    return {"text": last.text, "stopped": stopper.stopped}
+
+
+def _plain(request: StartRequest | StopRequest) -> dict[str, Any]:
+    return {name: getattr(request, name) for name in request.__dataclass_fields__}
+
+
+def sagemaker_studio_app(
+    *,
+    group_id: str = "studio_app",
+    start: Mapping[str, Any] | None = None,
+    stop: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> Any:
+    """Start the app before the tasks of a ``with`` block, and stop it afterwards, whether they fail or not.
+
+    ::
+
+        with sagemaker_studio_app(studio_conn_id="studio", start={"instance_type": "ml.m5.xlarge"}):
+            SageMakerStudioNotebookOperator(task_id="report", notebook_path="a.ipynb", studio_conn_id="studio")
+
+    The two tasks are a setup and a teardown as Airflow has them: clearing a task between clears them as well, and
+    a failure to stop the app does not fail the DAG run.
+
+    :param group_id: the tasks are ``start_<group_id>`` and ``stop_<group_id>``.
+    :param start: further arguments of :class:`SageMakerStudioStartAppOperator`.
+    :param stop: further arguments of :class:`SageMakerStudioStopAppOperator`.
+    :param arguments: arguments of both.
+    :return: the teardown, as a context manager.
+    """
+    setup = SageMakerStudioStartAppOperator(task_id=f"start_{group_id}", **{**arguments, **(start or {})})
+    teardown = SageMakerStudioStopAppOperator(task_id=f"stop_{group_id}", **{**arguments, **(stop or {})})
+    return teardown.as_teardown(setups=setup)

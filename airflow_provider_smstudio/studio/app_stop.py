@@ -1,0 +1,223 @@
+"""Stops an app that nobody needs any more: one step at a time, as :mod:`app_start` starts it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from airflow_provider_smstudio.studio import app_marks
+from airflow_provider_smstudio.studio.app_marks import Marks
+from airflow_provider_smstudio.studio.app_start import Step
+from airflow_provider_smstudio.studio.apps import IN_SERVICE, NOT_FOUND, AppState, ControlPlane
+from airflow_provider_smstudio.studio.errors import AppInUseError, ControlPlaneError
+from airflow_provider_smstudio.studio.server import JupyterServer
+
+log = logging.getLogger(__name__)
+
+IF_BUSY = ("leave", "wait", "fail", "stop")
+STARTED_BY = ("airflow", "anyone")
+_POLL = 10.0
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """When an app may be stopped.
+
+    :ivar holder: on whose behalf, as at its start.
+    :ivar started_by: ``airflow``: only an app that this provider started; ``anyone``: whoever started it.
+    :ivar if_busy: what to do while other sessions are busy: ``leave`` the app running, ``wait``, ``fail``, or
+        ``stop`` all the same.
+    :ivar idle_minutes: a session counts as busy for so long after its last activity.
+    :ivar linger: how long to wait for other runs of the same DAG that are about to come, in seconds.
+    :ivar wait_for_completion: wait until the app is gone.
+    """
+
+    holder: str
+    started_by: str = "airflow"
+    if_busy: str = "leave"
+    idle_minutes: float = 15.0
+    linger: float = 120.0
+    wait_for_completion: bool = True
+
+
+class AppStopper:
+    """Gives up a hold on an app, and stops the app when that was the last one.
+
+    :param control: the control plane.
+    :param server: its Jupyter server, which tells of sessions.
+    :param request: when it may be stopped.
+    :param other_runs: tells how many other runs of the same DAG are queued, and how many are running.
+    """
+
+    def __init__(
+        self,
+        control: ControlPlane,
+        server: JupyterServer,
+        request: StopRequest,
+        *,
+        other_runs: Callable[[], tuple[int, int]] = lambda: (0, 0),
+    ) -> None:
+        self.stopped = False
+        """Whether the app is stopped, or being stopped, by whomever."""
+        self._control, self._server, self._request = control, server, request
+        self._other_runs = other_runs
+        self._linger_until: float | None = None
+
+    def step(self) -> Step:
+        """Look whether the app is needed, and stop it if not.
+
+        :raises AppInUseError: when it is in use and that shall be an error, or when nobody can tell.
+        :raises StudioError: when the service, or the app's own server, cannot be asked.
+        """
+        state, title = self._control.describe_app(), self._control.title
+        self.stopped = state.status in ("Deleted", NOT_FOUND, "Deleting", "Failed")
+        if state.status == "Deleting" and self._request.wait_for_completion:
+            return Step(f"{title} is being stopped", _POLL)
+        if self.stopped:
+            return Step(f"{title} is {'being stopped' if state.status == 'Deleting' else 'stopped'}")
+        marks = self._release(state)
+        needed = self._needed(marks)
+        if needed:
+            self._forget(state)
+            return Step(f"{title} is left running: {needed}")
+        return self._coming(state, marks) or self._busy(state) or self._stop(state)
+
+    def _needed(self, marks: Marks | None) -> str:
+        """Tell why the app must go on, if so."""
+        if marks is None:
+            return ""
+        if self._request.started_by != "anyone" and not marks.started_here:
+            return "it was not started by this provider (started_by='anyone' would stop it all the same)"
+        if marks.holds:
+            return f"it is used by {_some(list(marks.holds.values()))}"
+        return ""
+
+    def _coming(self, state: AppState, marks: Marks | None) -> Step | None:
+        """Leave the app to runs that will come, or wait whether they do.
+
+        Those that are queued will start and stop it themselves. Of those that run, some may have given up their
+        hold already, and others not have come to theirs yet: one of us waits, for all.
+        """
+        title = self._control.title
+        queued, running = self._other_runs()
+        if queued:
+            self._forget(state)
+            return Step(f"{title} is left running: {queued} more runs of this DAG are queued")
+        now = time.time()
+        if self._linger_until is None:
+            self._linger_until = now + self._request.linger
+        if not running or now >= self._linger_until:
+            return None
+        if marks is not None and state.arn is not None:
+            first = min(marks.waiting, default=None)
+            if first is not None and first < app_marks.key_of(self._request.holder):
+                self._forget(state)
+                return Step(f"{title} is left to {marks.waiting[first]}")
+            self._control.add_tags(state.arn, app_marks.waiting(self._request.holder, now))
+        left = self._linger_until - now
+        text = f"{title} waits up to {left:.0f} s more for {running} other runs of this DAG"
+        return Step(text, min(left, _POLL))
+
+    def _busy(self, state: AppState) -> Step | None:
+        if self._request.if_busy == "stop" or state.status != IN_SERVICE:
+            return None
+        busy = busy_sessions(self._server, 60 * self._request.idle_minutes)
+        if not busy:
+            return None
+        text = f"{self._control.title} is in use: {_some(busy)}"
+        if self._request.if_busy == "wait":
+            return Step(text, _POLL)
+        self._forget(state)
+        if self._request.if_busy == "fail":
+            raise AppInUseError(
+                f"{text}. Wait for it with if_busy='wait'", app_type=self._control.app_type, used_by=busy
+            )
+        return Step(f"{text}; it is left running")
+
+    def _stop(self, state: AppState) -> Step:
+        title = self._control.title
+        if state.arn is not None and self._request.started_by != "anyone":
+            holder = self._request.holder
+            self._control.add_tags(state.arn, app_marks.closing(holder, time.time()))
+            marks = self._marks(state)
+            if marks is not None and marks.holds:
+                self._forget(state)
+                return Step(f"{title} is left running: it is used by {_some(list(marks.holds.values()))}")
+        self._control.delete_app()
+        self.stopped = True
+        return Step(f"{title} is being stopped", _POLL if self._request.wait_for_completion else None)
+
+    # --- Marks
+
+    def _release(self, state: AppState) -> Marks | None:
+        """Give up our hold; return the marks of the others, None where there is no telling.
+
+        :raises AppInUseError: when there is no telling, and the app must not be stopped unseen.
+        """
+        if state.arn is None:
+            return None
+        try:
+            self._control.remove_tags(state.arn, app_marks.keys_of(self._request.holder)[:1])
+            return self._marks(state)
+        except ControlPlaneError as error:
+            if self._request.started_by == "anyone":
+                log.warning("%s. It is not known whether somebody else uses the app", error)
+                return None
+            raise AppInUseError(
+                f"{self._control.title} is left running, because its tags do not tell who started it and who "
+                f"uses it: {error}. Allow it, or set started_by='anyone'",
+                app_type=self._control.app_type,
+            ) from error
+
+    def _marks(self, state: AppState) -> Marks | None:
+        tags = self._control.tags(state.arn or "")
+        return app_marks.read(tags, created=state.created, now=time.time(), but=self._request.holder)
+
+    def _forget(self, state: AppState) -> None:
+        """Take away whatever marks of ours there are."""
+        if state.arn is None:
+            return
+        try:
+            self._control.remove_tags(state.arn, app_marks.keys_of(self._request.holder))
+        except ControlPlaneError as error:
+            log.warning("%s", error)
+
+
+def busy_sessions(server: JupyterServer, idle_seconds: float) -> list[str]:
+    """Name the sessions, and the kernels without one, that are used.
+
+    A kernel is used while it is busy, and for some time after its last activity; in Studio Classic, whose server
+    tells of neither, always.
+
+    :param idle_seconds: for how long after.
+    """
+    kernels: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for kernel in server.kernels():
+        kernels[str(kernel.get("id"))] = (f"kernel {kernel.get('name')}", kernel)
+    for session in server.sessions():
+        found = session.get("kernel")
+        if isinstance(found, Mapping):
+            name = str(session.get("name") or session.get("path"))
+            kernels[str(found.get("id"))] = (name, kernels.get(str(found.get("id")), ("", found))[1])
+    now = time.time()
+    return [
+        name
+        for name, kernel in kernels.values()
+        if server.classic or kernel.get("execution_state") == "busy" or now - _active(kernel) < idle_seconds
+    ]
+
+
+def _active(kernel: Mapping[str, Any]) -> float:
+    text = kernel.get("last_activity")
+    try:
+        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if isinstance(text, str) else 0.0
+    except ValueError:
+        return 0.0
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

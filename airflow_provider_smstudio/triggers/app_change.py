@@ -1,0 +1,149 @@
+"""Waits in the triggerer until an app has started or stopped, and does what there is to do meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import AsyncIterator
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from asgiref.sync import sync_to_async
+
+from airflow_provider_smstudio._compat import BaseTrigger, TriggerEvent, other_runs
+from airflow_provider_smstudio._secrets import mask_login_here
+from airflow_provider_smstudio.triggers.notebook import EARLIEST_EVENT
+
+if TYPE_CHECKING:
+    from airflow_provider_smstudio.studio.app_start import AppStarter
+    from airflow_provider_smstudio.studio.app_stop import AppStopper
+    from airflow_provider_smstudio.studio.client import Studio
+
+_LONGEST_PAUSE = 120.0
+
+
+class SageMakerStudioAppChangeTrigger(BaseTrigger):
+    """Goes on with the start or the stop of an app that a task has begun.
+
+    It keeps nothing that it could not find out anew, so a triggerer may be replaced at any time. The event is a
+    dict: ``status`` is ``success`` with a ``result``, or ``error`` or ``timeout`` with an ``error``
+    (:func:`~airflow_provider_smstudio.studio.errors.to_plain`).
+
+    :param studio: the arguments of :class:`~airflow_provider_smstudio.hooks.studio.SageMakerStudioHook`.
+    :param verb: ``start`` or ``stop``.
+    :param request: the fields of :class:`~airflow_provider_smstudio.studio.app_start.StartRequest`, or of
+        :class:`~airflow_provider_smstudio.studio.app_stop.StopRequest` with the ``dag_id``.
+    :param until: when the wait is over, in seconds since the epoch.
+    :param asked: when the task has asked for the start, if it has, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        studio: dict[str, Any],
+        verb: str,
+        request: dict[str, Any],
+        until: float,
+        asked: float | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.studio = studio
+        self.verb = verb
+        self.request = request
+        self.until = until
+        self.asked = asked
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class and the arguments, all plain JSON and without a secret."""
+        return (
+            f"{type(self).__module__}.{type(self).__qualname__}",
+            {
+                "studio": self.studio,
+                "verb": self.verb,
+                "request": self.request,
+                "until": self.until,
+                "asked": self.asked,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Take steps until there is none left, and fire."""
+        # The first import of the client takes half a second, which is too long for an event loop.
+        await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.hub")
+        await asyncio.to_thread(import_module, "airflow_provider_smstudio.operators.app")
+
+        from airflow_provider_smstudio.studio.errors import AppError, StudioError, to_plain
+        from airflow_provider_smstudio.studio.hub import Hub
+
+        began = time.monotonic()
+        payload: dict[str, Any]
+        try:
+            async with Hub.use() as hub:
+                key = json.dumps(self.studio, sort_keys=True, default=str)
+                async with hub.studio(f"app {key}", self._make_studio) as shared:
+                    result = await self._steps(shared)
+            if result is None:
+                late = AppError(f"{self._told}, at the end of the time allowed")
+                payload = {"status": "timeout", "error": to_plain(late)}
+            else:
+                payload = {"status": "success", "result": result}
+        except StudioError as error:
+            payload = {"status": "error", "error": to_plain(error)}
+        await asyncio.sleep(max(began + EARLIEST_EVENT - time.monotonic(), 0))
+        yield TriggerEvent(payload)
+
+    _told = ""
+    _others = (0, 0)
+
+    async def _steps(self, shared: Any) -> dict[str, Any] | None:
+        """Take steps to the end; return the result, None at the end of the time allowed."""
+        from airflow_provider_smstudio.operators.app import started, stopped
+        from airflow_provider_smstudio.studio.errors import ControlPlaneError
+        from airflow_provider_smstudio.studio.readiness import may_pass
+
+        studio: Studio = shared.studio
+        dag_id = self.request.get("dag_id")
+        worker = self._starter(studio) if self.verb == "start" else self._stopper(studio)
+        failures = 0
+        while True:
+            if dag_id:
+                self._others = await sync_to_async(other_runs)(dag_id)  # a plain thread may not ask Airflow
+            try:
+                found = await shared.call(worker.step)
+                text, wait, failures = found.text, found.wait, 0
+            except ControlPlaneError as error:
+                if not may_pass(error):
+                    raise
+                failures += 1
+                text, wait = str(error), min(5.0 * 2**failures, _LONGEST_PAUSE)
+            if text != self._told:
+                self.log.info("%s", text)
+                self._told = text
+            if wait is None:
+                if self.verb == "start":
+                    return dict(await shared.call(started, studio, worker, found))
+                return stopped(worker, found)  # type: ignore[arg-type]  # a stopper
+            left = self.until - time.time()
+            if left <= 0:
+                return None
+            await asyncio.sleep(min(wait * random.uniform(0.8, 1.2), left))  # noqa: S311  # no secret
+
+    def _starter(self, studio: Studio) -> AppStarter:
+        from airflow_provider_smstudio.studio.app_start import AppStarter, StartRequest
+
+        return AppStarter(studio.control_plane, StartRequest(**self.request), asked=self.asked)
+
+    def _stopper(self, studio: Studio) -> AppStopper:
+        from airflow_provider_smstudio.studio.app_stop import AppStopper, StopRequest
+
+        request = StopRequest(**{key: value for key, value in self.request.items() if key != "dag_id"})
+        return AppStopper(studio.control_plane, studio.server, request, other_runs=lambda: self._others)
+
+    async def _make_studio(self) -> Studio:
+        from airflow_provider_smstudio.hooks.studio import SageMakerStudioHook
+
+        def make() -> Studio:
+            return SageMakerStudioHook(**self.studio).make_studio(on_secret=mask_login_here)
+
+        return await sync_to_async(make)()  # looks connections up, which a plain thread may not do
