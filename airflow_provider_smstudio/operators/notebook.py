@@ -71,6 +71,9 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         Default 600.
     :param record_mib: MiB of output that an IPython kernel keeps of what is not saved yet, so that what is lost
         with a connection or to the server's rate limits can be fetched. Default 100; 0 for none.
+    :param skip_if_output_complete: run nothing, and start no kernel, where the executed notebook is there already:
+        complete, without lost output, of the same cells, parameters and kernel. The task succeeds, and its XCom
+        tells of that run, with ``skipped``. For re-runs of backfills that got half-way. Default False.
     :param log_output: write what the cells print to the task's log. Default True.
     :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: no connection, all by arguments.
     :param domain_id: the domain's ID. Default: the Studio connection's.
@@ -111,6 +114,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         "on_unknown_cell",
         "reconnect_timeout",
         "record_mib",
+        "skip_if_output_complete",
         "log_output",
         "defer_after",
         "cancel_on_kill",
@@ -139,6 +143,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         on_unknown_cell: str = "fail",
         reconnect_timeout: float | str = 600,
         record_mib: float | str = 100,
+        skip_if_output_complete: bool | str = False,
         log_output: bool | str = True,
         studio_conn_id: str | None = None,
         domain_id: str | None = None,
@@ -171,6 +176,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         self.on_unknown_cell = on_unknown_cell
         self.reconnect_timeout = reconnect_timeout
         self.record_mib = record_mib
+        self.skip_if_output_complete = skip_if_output_complete
         self.log_output = log_output
         self.studio_conn_id = studio_conn_id
         self.domain_id = domain_id
@@ -321,6 +327,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
             on_unknown_cell=values.text("on_unknown_cell", self.on_unknown_cell),
             reconnect_timeout=values.seconds("reconnect_timeout", self.reconnect_timeout) or 600.0,
             record_mib=values.mebibytes("record_mib", self.record_mib),
+            skip_if_output_complete=values.flag("skip_if_output_complete", self.skip_if_output_complete),
         )
 
 

@@ -169,6 +169,22 @@ def why_not(saved: NotebookNode, prepared: NotebookNode, *, resume: str) -> str 
     return None
 
 
+def why_incomplete(saved: NotebookNode, prepared: NotebookNode) -> str | None:
+    """Tell why a saved notebook does not spare a run, whoever made it; None if it does.
+
+    :param saved: the executed notebook that is there.
+    :param prepared: the notebook as it would be run now, with :func:`begin` applied.
+    """
+    if state_of(saved) not in ("completed", "stopped"):
+        return "its run had not ended well"
+    same = _record(saved).get("fingerprint") == _record(prepared).get("fingerprint")
+    if not same or not _same_cells(saved, prepared):
+        return "the notebook, its parameters or its kernel have changed since"
+    if any(nb.has_lost_output(saved, cell) for cell in nb.code_cells(saved)):
+        return "output of it was lost"
+    return None
+
+
 def take_over(prepared: NotebookNode, saved: NotebookNode) -> None:
     """Put what an earlier process has saved of the run into the notebook.
 

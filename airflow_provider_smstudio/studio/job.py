@@ -42,6 +42,8 @@ class NotebookJob:
     :ivar reconnect_timeout: how long a lost connection to the kernel is tried to be made again.
     :ivar record_mib: MiB of output that an IPython kernel may keep of what is not saved yet, so that nothing is
         lost with a connection or to the server's rate limit; 0 for none.
+    :ivar skip_if_output_complete: run nothing where the executed notebook is there already, complete, of the same
+        cells, parameters and kernel.
     """
 
     notebook_path: str
@@ -63,6 +65,7 @@ class NotebookJob:
     on_unknown_cell: str = "fail"
     reconnect_timeout: float = 600.0
     record_mib: float = 100.0
+    skip_if_output_complete: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class RunResult:
     :ivar failed_cells: numbers of the cells that raised, and were allowed to.
     :ivar incomplete_cells: numbers of the cells of which output was lost.
     :ivar resumed: whether an earlier process had begun the run.
+    :ivar skipped: whether nothing was run, because the executed notebook was complete already; all else is told of
+        the run that made it.
     """
 
     status: str
@@ -99,6 +104,7 @@ class RunResult:
     failed_cells: list[int]
     incomplete_cells: list[int]
     resumed: bool = False
+    skipped: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as a dict of plain values."""

@@ -129,6 +129,8 @@ class NotebookRunner:
         session = self._earlier_session(prepared) if first else None
         if session is not None and checkpoint.state_of(notebook) in ("completed", "stopped"):
             return self._ended_unheard(prepared, session)
+        if session is None and first and (skipped := self._complete_already(prepared)):
+            return skipped
         where = choice.instance_type or self._where
         client_session = self._websocket_id = self._who.client_session
         announced = owner_of(session.get("name"))[1] if session else None
@@ -219,6 +221,22 @@ class NotebookRunner:
         return self._result(prepared, nb.cells_run(prepared.notebook), 0.0, resumed=True)
 
     # --- Before anything is started
+
+    def _complete_already(self, prepared: Prepared) -> RunResult | None:
+        """Find that there is nothing to run, if that is wished."""
+        if not self._job.skip_if_output_complete or not prepared.output_exists:
+            return None
+        saved = self._saved_notebook()
+        if saved is None:
+            return None
+        reason = checkpoint.why_incomplete(saved, prepared.notebook)
+        if reason:
+            log.info("%s is there already, but %s: the notebook is run", self._saver.path, reason)
+            return None
+        log.info("%s is there already, complete: nothing is run", self._saver.path)
+        self._on_output(self._saver.path)
+        found = self._result(replace(prepared, notebook=saved), nb.cells_run(saved), 0.0, resumed=False)
+        return replace(found, skipped=True)
 
     def _earlier_session(self, prepared: Prepared) -> dict[str, Any] | None:
         """Find what an earlier try of this run has left, and put its results into the notebook.
