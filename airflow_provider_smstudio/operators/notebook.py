@@ -93,7 +93,8 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         included; a notebook that is over by then is never deferred. Default 10.
     :param cancel_on_kill: with ``deferrable``: stop the run when the deferred task is cleared, or marked as
         failed or successful. Default True.
-    :return: a small dict, see :class:`airflow_provider_smstudio.studio.RunResult`.
+    :return: a small dict, see :class:`airflow_provider_smstudio.studio.RunResult`. Values that the notebook hands
+        out (see the README) are in it, and each is an XCom of its own, under its name.
     :raises StudioError: see :mod:`airflow_provider_smstudio.studio.errors`.
     """
 
@@ -224,7 +225,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
                 raise _without_retry(error) from error
         if isinstance(result, Handover):
             self._hand_over(context, result)
-        return self._done(result.as_dict())
+        return self._done(context, result.as_dict())
 
     def _hand_over(self, context: Context, handover: Handover) -> NoReturn:
         """Give the worker slot back."""
@@ -256,7 +257,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         """
         status = (event or {}).get("status")
         if event is not None and status == "success":
-            return self._done(dict(event["result"]))
+            return self._done(context, dict(event["result"]))
         if event is None or status not in ("error", "timeout"):
             raise StudioError(f"the trigger sent an event that means nothing here: {status!r}")
         error = from_plain(event.get("error") or {})
@@ -284,7 +285,9 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         found.fields["output_path"] = found.output_path = path
         return found
 
-    def _done(self, result: dict[str, Any]) -> dict[str, Any]:
+    def _done(self, context: Context, result: dict[str, Any]) -> dict[str, Any]:
+        for name, value in result["values"].items():
+            context["ti"].xcom_push(key=name, value=value)
         self.log.info(
             "%s: %s of %s cells ran in %.1f s; the executed notebook is %s",
             result["status"],

@@ -17,10 +17,10 @@ from datetime import datetime
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import events as ev
+from airflow_provider_smstudio.studio import handed, recorder, verdicts
 from airflow_provider_smstudio.studio import inquiry as iq
 from airflow_provider_smstudio.studio import notebook as nb
-from airflow_provider_smstudio.studio import recorder, verdicts
-from airflow_provider_smstudio.studio.errors import CellError, StudioError, UnknownOutcomeError
+from airflow_provider_smstudio.studio.errors import CellError, HandedValueError, StudioError, UnknownOutcomeError
 from airflow_provider_smstudio.studio.events import Event
 from airflow_provider_smstudio.studio.execution import (
     Execution,
@@ -162,7 +162,8 @@ class CellFlow(ABC):
             if self._resumed:
                 outputs.seed(self.notebook.cells[cell.index]["outputs"])
             suspect = self._resumed and not self._unbroken
-            self._executions[msg_id] = Execution(cell, msg_id, started, outputs, suspect=suspect)
+            made = self._executions[msg_id] = Execution(cell, msg_id, started, outputs, suspect=suspect)
+            made.hands_out = any(map(handed.values_of, self.notebook.cells[cell.index]["outputs"]))
         return self._executions[msg_id]
 
     def _send_cell(self, execution: Execution, now: float) -> list[Event]:
@@ -258,6 +259,7 @@ class CellFlow(ABC):
             return []
         if output["output_type"] == "error":
             execution.error_output = output
+        execution.hands_out = execution.hands_out or bool(handed.values_of(output))
         events: list[Event] = [ev.CellOutput(execution.cell, output)] if show else []
         if exceeded:
             reason = f"the Jupyter server dropped output of this cell: its {exceeded} limit was exceeded"
@@ -313,7 +315,7 @@ class CellFlow(ABC):
         self._ledger.cell_count(cell, reply.get("execution_count"))
         seconds = now - execution.started
         verdict = verdicts.judge(cell, self._name(cell), reply, execution.error_output)
-        error = self._stopping or verdict.error
+        error = self._stopping or verdict.error or self._hand_out(execution)
         self.stopped_by_notebook = verdict.ends_notebook and self._stopping is None
         tolerated = isinstance(error, CellError) and (self._options.allow_errors or cell.may_raise)
         fails = error is not None and not tolerated and not self.stopped_by_notebook
@@ -327,6 +329,17 @@ class CellFlow(ABC):
         if self._saves.due(now) and not self.finished:
             following.append(ev.Save(required=False))  # behind the next request: the kernel works meanwhile
         return [*events, *following]
+
+    def _hand_out(self, execution: Execution) -> StudioError | None:
+        """Note the values that a cell hands out; return why that cannot be."""
+        try:
+            for output in execution.outputs.collect() if execution.hands_out else ():
+                found = handed.values_of(output)
+                if found:
+                    self._ledger.values = handed.add(self._ledger.values, found, self._name(execution.cell))
+        except HandedValueError as error:
+            return error
+        return None
 
     # --- What happened while nobody listened
 

@@ -125,6 +125,12 @@ def holds(saved: NotebookNode, who: Identity) -> bool:
     return bool(_record(saved).get("key") == who.key)
 
 
+def values_of(saved: NotebookNode) -> dict[str, Any]:
+    """Return the values that a notebook's run has handed out."""
+    found = _record(saved).get("values")
+    return nb.plain(found) if isinstance(found, Mapping) else {}
+
+
 def error_of(saved: NotebookNode) -> StudioError | None:
     """Tell by which error a saved notebook's run ended, as far as it says; None if it had not ended so."""
     state = state_of(saved)

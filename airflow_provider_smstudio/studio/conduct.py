@@ -126,4 +126,5 @@ def result(
         failed_cells=[cell.number for cell in cells if nb.has_raised(notebook, cell)],
         incomplete_cells=[cell.number for cell in cells if nb.has_lost_output(notebook, cell)],
         resumed=resumed,
+        values=checkpoint.values_of(notebook),
     )

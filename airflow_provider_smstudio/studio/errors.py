@@ -26,6 +26,7 @@ The tree::
        |- CellError                          a cell raised
        |- CellTimeoutError                   a cell took longer than allowed
        |- KernelDiedError                    the kernel died, restarted or was shut down under the run
+       |- HandedValueError                   a value that the notebook hands out is too large, or no JSON
        |- UnknownOutcomeError                a cell may have run, and nobody can tell how it ended
        |- RunTakenOverError                  another process watches over this run now
        |- RunTimeoutError                    the whole run took longer than allowed
@@ -257,6 +258,15 @@ class KernelDiedError(RunError):
 
     cell_number: int | None = None
     cell_index: int | None = None
+
+
+class HandedValueError(RunError):
+    """A value that the notebook hands out cannot be passed on: its name, its size, or it is no JSON.
+
+    :ivar value_name: the value's name.
+    """
+
+    value_name: str | None = None
 
 
 class UnknownOutcomeError(RunError):

@@ -30,6 +30,7 @@ class Execution:
     :ivar kept: how many have come of those that a kernel's record keeps.
     :ivar shown: how many of these an earlier process has told.
     :ivar error_output: its ``error`` output.
+    :ivar hands_out: whether it has displayed values for whoever runs the notebook.
     :ivar tells_saved: ids of earlier requests that it tells to be saved.
     :ivar losses: why output of it is missing, if so.
     :ivar changed: whether it has brought anything since the notebook was last made.
@@ -50,6 +51,7 @@ class Execution:
     kept: int = 0
     shown: int = 0
     error_output: NotebookNode | None = None
+    hands_out: bool = False
     tells_saved: list[str] = field(default_factory=list)
     losses: list[str] = field(default_factory=list)
     changed: bool = True

@@ -86,6 +86,7 @@ class RunResult:
     :ivar failed_cells: numbers of the cells that raised, and were allowed to.
     :ivar incomplete_cells: numbers of the cells of which output was lost.
     :ivar resumed: whether an earlier process had begun the run.
+    :ivar values: the values that the notebook hands out, by name; see :mod:`handed`.
     :ivar skipped: whether nothing was run, because the executed notebook was complete already; all else is told of
         the run that made it.
     """
@@ -105,6 +106,7 @@ class RunResult:
     incomplete_cells: list[int]
     resumed: bool = False
     skipped: bool = False
+    values: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as a dict of plain values."""

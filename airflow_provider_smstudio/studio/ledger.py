@@ -64,6 +64,15 @@ class Ledger:
         """Note whether the kernel keeps a record of the run."""
         self._run["record"] = on
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """The values that the notebook has handed out so far."""
+        return dict(self._run.get("values") or {})
+
+    @values.setter
+    def values(self, values: Mapping[str, Any]) -> None:
+        self._run["values"] = dict(values)
+
     def has_run(self, cell: CodeCell) -> bool:
         """Tell whether a cell has run to an end that let the run go on."""
         return str((self._metadata(cell).get("papermill") or {}).get("status")) == "completed"

@@ -111,6 +111,15 @@ def test_both_halves(studio: LocalStudio, log: pytest.LogCaptureFixture) -> None
     assert_clean(studio)
 
 
+def test_values_become_xcoms(lab: LocalStudio) -> None:
+    show = "display({'application/json': [1, 2]}, metadata={'smstudio': {'name': 'customers'}}, raw=True)"
+    path, ti = write(lab, show, SLOW), TaskInstance()
+    task = deferrable(lab, path)
+    result = task.execute_complete({"ti": ti}, fire(rebuilt(defer(task, ti))))
+    assert result["values"] == {"customers": [1, 2]}
+    assert ti.xcoms["customers"] == [1, 2]
+
+
 def test_short_work_is_never_deferred(lab: LocalStudio) -> None:
     task = deferrable(lab, write(lab, "print('short')"), defer_after="60")
     assert task.execute({"ti": TaskInstance()})["status"] == "success"

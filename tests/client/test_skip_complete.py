@@ -36,6 +36,14 @@ def test_a_complete_one_is_not_run_again(either: Bench) -> None:
     either.assert_clean()
 
 
+def test_its_values_are_there_again(either: Bench) -> None:
+    show = "display({'application/json': {'n': day}}, metadata={'smstudio': {'name': 'orders'}}, raw=True)"
+    path = either.write(DEFAULTS, show, "import time\ntime.sleep(0.5)")
+    for skipped in (False, True):
+        result = either.run(path, parameters={"day": 7}, skip_if_output_complete=True)
+        assert (result.skipped, result.values) == (skipped, {"orders": {"n": 7}})
+
+
 def test_other_parameters_are_run(either: Bench) -> None:
     path = either.write(DEFAULTS, COUNTS)
     out = f"{either.folder}/out.ipynb"

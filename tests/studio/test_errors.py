@@ -44,6 +44,7 @@ FIELDS = {
     },
     "CellTimeoutError": {"output_path": "a", "cell_number": 2, "cell_index": 3, "timeout": 1.5},
     "KernelDiedError": {"output_path": "a", "cell_number": 2, "cell_index": 3},
+    "HandedValueError": {"output_path": "a", "value_name": "rows"},
     "UnknownOutcomeError": {"output_path": "a", "cell_number": 2, "cell_index": 3},
     "RunTakenOverError": {"output_path": "a"},
     "RunTimeoutError": {"output_path": "a"},
