@@ -74,6 +74,7 @@ class AppSlot:
         self.record: AppRecord | None = None
         self.server: JupyterServer | None = None
         self.server_log: Path | None = None
+        self.starts = 0
         self._new_server = new_server
         self._job: asyncio.Task[None] | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -120,6 +121,7 @@ class AppSlot:
 
         :param delay: seconds to stay Pending, at least; None: what the switch says.
         """
+        self.starts += 1
         record = self.put_record("Pending", spec=spec)
         record.recovery_mode = recovery_mode
         self._begin(self._start(record, self.switches.app_start_delay if delay is None else delay))

@@ -342,6 +342,11 @@ class LocalStudio:
         return dict(self._control.calls)
 
     @property
+    def app_starts(self) -> int:
+        """How often the app was started so far, by whatever means."""
+        return self._slot.starts
+
+    @property
     def app_tags(self) -> dict[str, str]:
         """The app's tags, as they are now."""
         record = self._slot.record

@@ -1,0 +1,39 @@
+"""A DAG for backfills: an app that all runs share, and a notebook for each day that counts how often it ran."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime, timedelta
+
+from airflow import DAG
+
+from airflow_provider_smstudio.operators.app import sagemaker_studio_app
+from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator
+
+DAY = "{{ (dag_run.logical_date or dag_run.run_after) | ds }}"
+STUDIO = {
+    "domain_id": os.environ.get("SMSTUDIO_DOMAIN_ID", "d-none"),
+    "user_profile_name": os.environ.get("SMSTUDIO_USER_PROFILE_NAME", "nobody"),
+    "space_name": os.environ.get("SMSTUDIO_SPACE_NAME"),
+    "aws_conn_id": None,
+}
+
+with DAG(
+    dag_id="backfilled",
+    schedule="@daily",
+    start_date=datetime(2026, 1, 1),
+    end_date=datetime(2026, 9, 1) + timedelta(days=int(os.environ.get("BACKFILL_DAYS", "6")) - 1),
+    catchup=False,
+    is_paused_upon_creation=True,
+    max_active_runs=int(os.environ.get("BACKFILL_ACTIVE", "4")),
+    default_args=STUDIO,
+):
+    with sagemaker_studio_app(stop={"idle_minutes": 0, "linger": 60, "deferrable": True}):
+        SageMakerStudioNotebookOperator(
+            task_id="report",
+            notebook_path="daily.ipynb",
+            output_path=f"out/{DAY}.ipynb",
+            create_output_folder=True,
+            parameters={"day": DAY},
+            skip_if_output_complete=True,
+        )
