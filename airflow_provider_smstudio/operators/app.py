@@ -16,9 +16,8 @@ from airflow_provider_smstudio.studio.errors import InvalidInputError, StudioErr
 
 if TYPE_CHECKING:
     from airflow_provider_smstudio._compat import Context
-    from airflow_provider_smstudio.studio.app_start import AppStarter, StartRequest, Step
-    from airflow_provider_smstudio.studio.app_stop import AppStopper, StopRequest
-    from airflow_provider_smstudio.studio.client import Studio
+    from airflow_provider_smstudio.studio.app_start import StartRequest, Step
+    from airflow_provider_smstudio.studio.app_stop import StopRequest
 
 _TIMEOUT_GRACE = 60.0
 
@@ -195,8 +194,8 @@ class SageMakerStudioStartAppOperator(_AppOperator):
                 self.log.info("%s", first.text)
                 if first.wait is not None:
                     self._defer(_plain(request), until, starter.asked)
-                return started(studio, starter, first)
-            return started(studio, starter, self._wait(starter.step, until))
+                return starter.result(first)
+            return starter.result(self._wait(starter.step, until))
 
     def _request(self, context: Context) -> StartRequest:
         from airflow_provider_smstudio.studio.app_start import StartRequest
@@ -304,8 +303,8 @@ class SageMakerStudioStopAppOperator(_AppOperator):
                 self.log.info("%s", first.text)
                 if first.wait is not None:
                     self._defer({**_plain(request), "dag_id": dag_id}, until)
-                return stopped(stopper, first)
-            return stopped(stopper, self._wait(stopper.step, until))
+                return stopper.result(first)
+            return stopper.result(self._wait(stopper.step, until))
 
     def _request(self, context: Context) -> StopRequest:
         from airflow_provider_smstudio.studio.app_stop import IF_BUSY, STARTED_BY, StopRequest
@@ -318,17 +317,6 @@ class SageMakerStudioStopAppOperator(_AppOperator):
             linger=values.duration("linger", self.linger),
             wait_for_completion=values.flag("wait_for_completion", self.wait_for_completion),
         )
-
-
-def started(studio: Studio, starter: AppStarter, last: Step) -> dict[str, Any]:
-    """Tell how an app was started, in plain values."""
-    instance_type = studio.control_plane.describe_app().instance_type
-    return {"text": last.text, "started": starter.asked is not None, "instance_type": instance_type}
-
-
-def stopped(stopper: AppStopper, last: Step) -> dict[str, Any]:
-    """Tell how an app was stopped, or why not, in plain values."""
-    return {"text": last.text, "stopped": stopper.stopped}
 
 
 def _plain(request: StartRequest | StopRequest) -> dict[str, Any]:

@@ -6,10 +6,12 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from airflow_provider_smstudio.studio import app_marks
 from airflow_provider_smstudio.studio.apps import IN_SERVICE, RESOURCE_SPEC_KEYS, AppState, ControlPlane
 from airflow_provider_smstudio.studio.errors import AppFailedError, ControlPlaneError, InvalidInputError
+from airflow_provider_smstudio.studio.readiness import may_pass
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +74,8 @@ class AppStarter:
         self._spec: dict[str, str] | None = None
         self._choice = self._rounds = self._starts = 0
         self._not_before = 0.0
-        self._held, self._tags = False, True
+        self._held: tuple[float | None] | None = None  # the app, by its creation: a hold goes with it
+        self._tags = True
 
     def step(self) -> Step:
         """Look how the app is, and do what brings it nearer to service.
@@ -93,6 +96,11 @@ class AppStarter:
         if state.status == "Failed" and self.asked is not None:
             self._judge(state)
         return self._create()
+
+    def result(self, last: Step) -> dict[str, Any]:
+        """Tell how it ended, in plain values."""
+        instance_type = self._control.describe_app().instance_type
+        return {"text": last.text, "started": self.asked is not None, "instance_type": instance_type}
 
     def _judge(self, state: AppState) -> None:
         """Decide whether an app that failed to start is worth another try.
@@ -146,7 +154,7 @@ class AppStarter:
             self._control.create_app(spec, tags)
         except ControlPlaneError as error:
             return self._refused(error)
-        self.asked, self._held = now, bool(tags)
+        self.asked = now
         self._starts += 1
         return Step(f"{title} is starting{f' on {instance_type}' if instance_type else ''}", _POLL)
 
@@ -195,13 +203,15 @@ class AppStarter:
             return None
         now, holder = time.time(), self._request.holder
         try:
-            if not self._held:
+            if self._held != (state.created,):
                 self._control.add_tags(state.arn, app_marks.hold(holder, self._until(now)))
-                self._held = True
+                self._held = (state.created,)
             if state.status != IN_SERVICE:
                 return None
             marks = app_marks.read(self._control.tags(state.arn), created=state.created, now=now, but=holder)
         except ControlPlaneError as error:
+            if may_pass(error):
+                raise
             self._without_tags(error)
             return None
         return next(iter(marks.closing.values()), None)

@@ -6,14 +6,15 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from airflow_provider_smstudio.studio import app_marks
 from airflow_provider_smstudio.studio.app_marks import Marks
 from airflow_provider_smstudio.studio.app_start import Step
 from airflow_provider_smstudio.studio.apps import IN_SERVICE, NOT_FOUND, AppState, ControlPlane
+from airflow_provider_smstudio.studio.cleanup import epoch_of
 from airflow_provider_smstudio.studio.errors import AppInUseError, ControlPlaneError
+from airflow_provider_smstudio.studio.readiness import may_pass
 from airflow_provider_smstudio.studio.server import JupyterServer
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,11 @@ class AppStopper:
         if needed:
             self._forget(state)
             return Step(f"{title} is left running: {needed}")
-        return self._coming(state, marks) or self._busy(state) or self._stop(state)
+        return self._coming(state, marks) or self._busy(state) or self._stop(state, marks)
+
+    def result(self, last: Step) -> dict[str, Any]:
+        """Tell how it ended, in plain values."""
+        return {"text": last.text, "stopped": self.stopped}
 
     def _needed(self, marks: Marks | None) -> str:
         """Tell why the app must go on, if so."""
@@ -138,9 +143,9 @@ class AppStopper:
             )
         return Step(f"{text}; it is left running")
 
-    def _stop(self, state: AppState) -> Step:
+    def _stop(self, state: AppState, marks: Marks | None) -> Step:
         title = self._control.title
-        if state.arn is not None and self._request.started_by != "anyone":
+        if state.arn is not None and marks is not None:
             holder = self._request.holder
             self._control.add_tags(state.arn, app_marks.closing(holder, time.time()))
             marks = self._marks(state)
@@ -164,6 +169,8 @@ class AppStopper:
             self._control.remove_tags(state.arn, app_marks.keys_of(self._request.holder)[:1])
             return self._marks(state)
         except ControlPlaneError as error:
+            if may_pass(error):
+                raise
             if self._request.started_by == "anyone":
                 log.warning("%s. It is not known whether somebody else uses the app", error)
                 return None
@@ -203,20 +210,13 @@ def busy_sessions(server: JupyterServer, idle_seconds: float) -> list[str]:
         if isinstance(found, Mapping):
             name = str(session.get("name") or session.get("path"))
             kernels[str(found.get("id"))] = (name, kernels.get(str(found.get("id")), ("", found))[1])
-    now = time.time()
-    return [
-        name
-        for name, kernel in kernels.values()
-        if server.classic or kernel.get("execution_state") == "busy" or now - _active(kernel) < idle_seconds
-    ]
+    recently = time.time() - idle_seconds
 
+    def is_used(kernel: Mapping[str, Any]) -> bool:
+        active = epoch_of(kernel.get("last_activity")) or 0.0
+        return server.classic or kernel.get("execution_state") == "busy" or active > recently
 
-def _active(kernel: Mapping[str, Any]) -> float:
-    text = kernel.get("last_activity")
-    try:
-        return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if isinstance(text, str) else 0.0
-    except ValueError:
-        return 0.0
+    return [name for name, kernel in kernels.values() if is_used(kernel)]
 
 
 def _some(names: list[str]) -> str:

@@ -72,13 +72,14 @@ def _run(session: Mapping[str, Any]) -> AbandonedRun | None:
     kernel = session.get("kernel")
     if not isinstance(kernel, Mapping) or kernel.get("connections"):
         return None
-    moments = [watched_since(session.get("name")), _epoch(kernel.get("last_activity"))]
+    moments = [watched_since(session.get("name")), epoch_of(kernel.get("last_activity"))]
     known = [moment for moment in moments if moment is not None]
     hours = max(time.time() - max(known, default=time.time()), 0.0) / 3600
     return AbandonedRun(str(session.get("path")), str(session.get("name")), str(kernel.get("id")), hours)
 
 
-def _epoch(text: object) -> float | None:
+def epoch_of(text: object) -> float | None:
+    """Read a moment of Jupyter's REST API, in seconds since the epoch; None for what is none."""
     try:
         return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if isinstance(text, str) else None
     except ValueError:

@@ -71,7 +71,6 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
         """Take steps until there is none left, and fire."""
         # The first import of the client takes half a second, which is too long for an event loop.
         await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.hub")
-        await asyncio.to_thread(import_module, "airflow_provider_smstudio.operators.app")
 
         from airflow_provider_smstudio.studio.errors import AppError, StudioError, to_plain
         from airflow_provider_smstudio.studio.hub import Hub
@@ -98,7 +97,6 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
 
     async def _steps(self, shared: Any) -> dict[str, Any] | None:
         """Take steps to the end; return the result, None at the end of the time allowed."""
-        from airflow_provider_smstudio.operators.app import started, stopped
         from airflow_provider_smstudio.studio.errors import ControlPlaneError
         from airflow_provider_smstudio.studio.readiness import may_pass
 
@@ -121,9 +119,7 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
                 self.log.info("%s", text)
                 self._told = text
             if wait is None:
-                if self.verb == "start":
-                    return dict(await shared.call(started, studio, worker, found))
-                return stopped(worker, found)  # type: ignore[arg-type]  # a stopper
+                return dict(await shared.call(worker.result, found))
             left = self.until - time.time()
             if left <= 0:
                 return None

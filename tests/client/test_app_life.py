@@ -158,6 +158,18 @@ class TestStart:
         with pytest.raises(AppFailedError, match="has failed to start: InternalFailure"):
             finish(starter(studio).step)
 
+    def test_a_hold_goes_with_its_app(self, local: LocalStudio, studio: Studio) -> None:
+        """Ours fails, and somebody else starts the next one before we do: it is held as well."""
+        local.switches.app_start_failure = "InternalFailure"
+        ours, theirs = starter(studio, "dag.one"), starter(studio, "dag.two")
+        ours.step()
+        wait_for(lambda: local.app_status == "Failed")
+        local.switches.app_start_failure = None
+        local.switches.app_start_delay = 1.0
+        theirs.step()
+        finish(ours.step)
+        assert sum(key.startswith("smstudio:hold:") for key in local.app_tags) == 2
+
     @pytest.mark.parametrize(
         "reason", ["ConfigurationError: LifecycleConfig failed", "LifecycleConfigTimeout: 5 minutes"]
     )
@@ -260,13 +272,12 @@ class TestStop:
 
     def test_of_two_that_wait_one_stays(self, local: LocalStudio, studio: Studio) -> None:
         start(studio, "dag.one")
-        texts = []
-        for holder in ("dag.one", "dag.two", "dag.three"):
-            texts.append(stopper(studio, holder, others=(0, 2)).step().text)
-        waiting = [stopper(studio, holder, others=(0, 2)) for holder in ("dag.one", "dag.two", "dag.three")]
-        texts = [one.step() for one in waiting]
+        all_of_them = [stopper(studio, holder, others=(0, 2)) for holder in ("dag.one", "dag.two", "dag.three")]
+        for one in all_of_them:
+            one.step()
+        texts = [one.step() for one in all_of_them]
         assert [text.wait is not None for text in texts].count(True) == 1
-        assert any("is left to dag." in text.text for text in texts)
+        assert sum("is left to dag." in text.text for text in texts) == 2
         assert local.app_status == "InService"
 
     def test_nobody_comes(self, local: LocalStudio, studio: Studio) -> None:

@@ -42,8 +42,9 @@ def test_another_process_is_asked_and_has_no_record():
 def test_a_false_alarm_ends_nothing():
     driver = beating(record=True)
     driver.feed(from_another_process(m.kernel_info_reply(driver.beats[-1])))
-    driver.answer(m.state, m.unfinished("my-session-cell-0-1"))
-    assert not driver.run.finished or type(driver.error) is not KernelDiedError
+    driver.feed(m.reply_ok(driver.request), m.idle(driver.request))
+    driver.answer(m.state, m.entry("my-session-cell-0-1", kept=1))
+    assert driver.statuses() == ["completed", "running"]
 
 
 def test_without_a_record_nobody_can_tell_what_became_of_the_cell():
