@@ -102,6 +102,20 @@ live-deferred: $(READY) ## 50 deferred notebooks on a real Airflow with two work
 live-deferred-oldest: $(OLDEST_READY) ## The same on the oldest Airflow supported
 	DEFERRED_RUNS=$(or $(RUNS),50) $(OLDEST)/bin/python -m pytest -o timeout=3000 tests/live/test_deferred.py
 
+# Thirty days, five of which fail, eight at a time; DATABASE=sqlite for the other one. Postgres must be installed.
+LIVE_BACKFILL = BACKFILL_DAYS=$(or $(DAYS),30) BACKFILL_BAD=5 BACKFILL_ACTIVE=8 BACKFILL_DATABASE=$(or $(DATABASE),postgres) \
+  $(1)/bin/python -m pytest tests/live/test_backfill.py
+
+.PHONY: live-backfill
+live-backfill: $(READY) ## 30 days of backfill on a real Airflow; DAYS=n, DATABASE=postgres or sqlite
+	$(UV) pip install --quiet --python $(VENV)/bin/python --group postgres
+	$(call LIVE_BACKFILL,$(VENV))
+
+.PHONY: live-backfill-oldest
+live-backfill-oldest: $(OLDEST_READY) ## The same on the oldest Airflow supported
+	$(UV) pip install --quiet --python $(OLDEST)/bin/python --group postgres
+	$(call LIVE_BACKFILL,$(OLDEST))
+
 BENCH := .venv-bench
 .PHONY: bench
 bench: $(UV) ## Measure the client beside its peers; takes many minutes

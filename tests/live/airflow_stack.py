@@ -8,12 +8,11 @@ import os
 import secrets
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any, TypeVar
 from urllib.request import urlopen
 
 import psutil
+from databases import Database, Postgres, SQLite
 
 T = TypeVar("T")
 
@@ -47,32 +47,40 @@ class TaskInstance:
 
 
 class AirflowStack:
-    """Scheduler, and on Airflow 3 API server and DAG processor, with a new SQLite database.
+    """Scheduler, and on Airflow 3 API server and DAG processor, with a new database.
 
     Everything ends with the ``with`` block: each process that has this home in its environment.
 
-    On Airflow 2 the executor is the SequentialExecutor, the only one that it allows with SQLite: one task
-    runs at a time, and the scheduler waits for it. On Airflow 3 it is the LocalExecutor.
+    The executor is the LocalExecutor; on Airflow 2 with SQLite the SequentialExecutor, the only one that it allows
+    there: one task runs at a time, and the scheduler waits for it.
 
     :param folder: where the Airflow home, ``airflow``, is made; it keeps the logs.
     :param dags: the folder of the DAGs.
     :param environment: variables for all processes, so also for the tasks.
     :param triggerer: start a triggerer as well.
+    :param database: ``sqlite`` or ``postgres``.
     """
 
     def __init__(
-        self, folder: Path, dags: Path, environment: Mapping[str, str], *, triggerer: bool = False
+        self,
+        folder: Path,
+        dags: Path,
+        environment: Mapping[str, str],
+        *,
+        triggerer: bool = False,
+        database: str = "sqlite",
     ) -> None:
         self.home = folder / "airflow"
-        self._database = self.home / "airflow.db"
+        self.database: Database = Postgres(_free_port()) if database == "postgres" else SQLite(self.home)
+        self._open = ExitStack()
         self._api_url = ""
         self._components = ["scheduler", *(["triggerer"] if triggerer else [])]
         if not AIRFLOW_2:
             self._api_url = f"http://127.0.0.1:{_free_port()}"
             self._components += ["api-server", "dag-processor"]
         self._environment = {
-            **_plain_environment(self.home, self._database, dags),
-            **(_settings_of_2() if AIRFLOW_2 else _settings_of_3(self._api_url)),
+            **_plain_environment(self.home, self.database.url, dags),
+            **(_settings_of_2(self.database) if AIRFLOW_2 else _settings_of_3(self._api_url)),
             **environment,
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -81,22 +89,21 @@ class AirflowStack:
 
     def __enter__(self) -> AirflowStack:
         self.home.mkdir(parents=True)
-        self.cli("db", "migrate")
-        # Readers and the one writer no longer wait for each other; the file itself remembers this.
-        self._query("PRAGMA journal_mode=WAL")
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(self.database)
+            self.cli("db", "migrate")
+            self.database.prepare()
+            stack.callback(self._end)
             for name in self._components:
                 self._start(name)
             self.until(self._is_up, START_TIMEOUT, "Airflow to be up")
-        except BaseException:
-            self._end()
-            raise
+            self._open = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
+        self._open.close()
 
     def _start(self, name: str) -> None:
         # Their log servers have fixed ports, and the logs are read from the files.
@@ -114,7 +121,7 @@ class AirflowStack:
 
     def _is_up(self) -> bool:
         wanted = {"SchedulerJob", "TriggererJob"} if "triggerer" in self._components else {"SchedulerJob"}
-        running = {str(row[0]) for row in self._query("SELECT job_type FROM job WHERE state = 'running'")}
+        running = {str(row[0]) for row in self.query("SELECT job_type FROM job WHERE state = 'running'")}
         return wanted <= running and (not self._api_url or _answers(f"{self._api_url}/execution/health"))
 
     def _end(self) -> None:
@@ -169,7 +176,7 @@ class AirflowStack:
         """Wait until a DAG run is in one of these states and return the state."""
 
         def state() -> str:
-            rows = self._query("SELECT state FROM dag_run WHERE dag_id = ? AND run_id = ?", dag_id, run_id)
+            rows = self.query("SELECT state FROM dag_run WHERE dag_id = ? AND run_id = ?", dag_id, run_id)
             found = str(rows[0][0]) if rows else ""
             return found if found in states else ""
 
@@ -193,18 +200,25 @@ class AirflowStack:
 
         :raises RuntimeError: when the DAG cannot be imported.
         """
-        self.until(lambda: self._is_known(dag_id), START_TIMEOUT, f"the DAG {dag_id} to be read")
+        self.until_known(dag_id)
         self.cli("dags", "trigger", "--run-id", run_id, "--conf", json.dumps(conf or {}), dag_id)
 
+    def until_known(self, dag_id: str) -> None:
+        """Wait until Airflow has read a DAG.
+
+        :raises RuntimeError: when it cannot be imported.
+        """
+        self.until(lambda: self._is_known(dag_id), START_TIMEOUT, f"the DAG {dag_id} to be read")
+
     def _is_known(self, dag_id: str) -> bool:
-        errors = self._query("SELECT stacktrace FROM import_error")
+        errors = self.query("SELECT stacktrace FROM import_error")
         if errors:
             raise RuntimeError("\n".join(str(row[0]) for row in errors))
-        return bool(self._query("SELECT 1 FROM serialized_dag WHERE dag_id = ?", dag_id))
+        return bool(self.query("SELECT 1 FROM serialized_dag WHERE dag_id = ?", dag_id))
 
     def task_instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
         """Return the run's task instances, as they are now."""
-        rows = self._query(
+        rows = self.query(
             "SELECT task_id, map_index, state, try_number, pid FROM task_instance"
             " WHERE dag_id = ? AND run_id = ? ORDER BY task_id, map_index",
             dag_id,
@@ -229,7 +243,7 @@ class AirflowStack:
 
         :raises LookupError: when there is not exactly one such task, or its process is not there.
         """
-        rows = self._query(
+        rows = self.query(
             "SELECT pid FROM task_instance WHERE dag_id = ? AND task_id = ? AND state = 'running'", dag_id, task_id
         )
         if len(rows) != 1 or not isinstance(rows[0][0], int):
@@ -258,12 +272,11 @@ class AirflowStack:
 
     def mark_failed(self, dag_id: str, run_id: str, task_id: str) -> None:
         """Mark deferred task instances as failed, as a person does in the UI; here in the database."""
-        with closing(sqlite3.connect(self._database, timeout=30)) as database, database:
-            database.execute(
-                "UPDATE task_instance SET state = 'failed' WHERE dag_id = ? AND run_id = ? AND task_id = ?"
-                " AND state = 'deferred'",
-                (dag_id, run_id, task_id),
-            )
+        self.database.execute(
+            "UPDATE task_instance SET state = 'failed' WHERE dag_id = ? AND run_id = ? AND task_id = ?"
+            " AND state = 'deferred'",
+            (dag_id, run_id, task_id),
+        )
 
     def kill_triggerer(self) -> None:
         """Kill the triggerer by SIGKILL, with all processes below it."""
@@ -279,8 +292,11 @@ class AirflowStack:
 
     # ---- tools -------------------------------------------------------------------------------------------
 
-    def cli(self, *arguments: str) -> str:
-        """Run a command of Airflow and return what it printed."""
+    def cli(self, *arguments: str, check: bool = True) -> str:
+        """Run a command of Airflow and return what it printed.
+
+        :raises RuntimeError: when it fails, unless ``check`` is False.
+        """
         done = subprocess.run(
             [sys.executable, "-m", "airflow", *arguments],
             env=self._environment,
@@ -289,18 +305,17 @@ class AirflowStack:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
+            timeout=3600,
         )
-        if done.returncode:
+        if check and done.returncode:
             raise RuntimeError(f"airflow {' '.join(arguments)}\n{done.stdout}")
         return done.stdout
 
-    def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(self._database, timeout=30)) as database:
-            return database.execute(sql, values).fetchall()
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        return self.database.query(sql, values)
 
 
-def _plain_environment(home: Path, database: Path, dags: Path) -> dict[str, str]:
+def _plain_environment(home: Path, database_url: str, dags: Path) -> dict[str, str]:
     """Return an environment with nothing of the tester's own Airflow, AWS or Studio in it."""
     others = ("AIRFLOW_", "_AIRFLOW_", "AWS_", "SMSTUDIO_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
@@ -318,14 +333,14 @@ def _plain_environment(home: Path, database: Path, dags: Path) -> dict[str, str]
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__PARALLELISM": "4",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{database}?timeout=30",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database_url,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
 
 
-def _settings_of_2() -> dict[str, str]:
+def _settings_of_2(database: Database) -> dict[str, str]:
     return {
-        "AIRFLOW__CORE__EXECUTOR": "SequentialExecutor",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor" if database.parallel else "SequentialExecutor",
         "AIRFLOW__METRICS__TIMER_UNIT_CONSISTENCY": "True",  # it warns about the old unit
         "AIRFLOW__SCHEDULER__JOB_HEARTBEAT_SEC": "1",
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",

@@ -1,78 +1,72 @@
-"""A backfill on a real Airflow: one start of the app, one stop, and a run of its own for each day."""
+"""A backfill on a real Airflow: one start of the app, one stop, and a run of its own for each day.
+
+``make live-backfill`` runs it with 30 days, eight at a time, on Postgres and on SQLite.
+"""
 
 from __future__ import annotations
 
-import os
-from datetime import date, timedelta
+from collections import Counter
 from pathlib import Path
 
-import nbformat
 import pytest
-from airflow_stack import AIRFLOW_2, AirflowStack
-from nbformat.v4 import new_code_cell, new_notebook
+from airflow_stack import AIRFLOW_2
+from backfills import ONE, OTHER, Backfills, days, number
 
-from airflow_provider_smstudio.local import LocalStudio
+DAYS = number("BACKFILL_DAYS", 6)
+BAD = days(DAYS)[1 :: max(DAYS // number("BACKFILL_BAD", 2), 1)]
+ACTIVE = number("BACKFILL_ACTIVE", 4)
 
-DAG = "backfilled"
-DAYS = int(os.environ.get("BACKFILL_DAYS", "6"))
-FIRST = date(2026, 9, 1)
-REPORT = """\
-with open('ran.txt', 'a') as file:
-    print(day, file=file)
-print('report of', day)"""
+pytestmark = [pytest.mark.airflow, pytest.mark.alone, pytest.mark.timeout(3600)]
 
 
-def write_notebook(path: Path) -> None:
-    parameters = new_code_cell("day = ''", metadata={"tags": ["parameters"]})
-    notebook = new_notebook(cells=[parameters, new_code_cell(REPORT)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, path)
+def once(found: list[str]) -> Counter[tuple[str, str]]:
+    """What a run of each of these days writes."""
+    return Counter((day, what) for day in found for what in ("begun", "done"))
 
 
-def backfill(airflow: AirflowStack) -> None:
-    """Have all days run."""
-    first, last = FIRST.isoformat(), (FIRST + timedelta(days=DAYS - 1)).isoformat()
-    if AIRFLOW_2:
-        airflow.cli("dags", "backfill", DAG, "-s", first, "-e", last)
-        return
-    # The DAG is paused so far: on an unpaused one SQLite may find itself locked.
-    dates = ["--from-date", first, "--to-date", last, "--max-active-runs", "4"]
-    airflow.cli("backfill", "create", "--dag-id", DAG, *dates)
-    airflow.cli("dags", "unpause", "-y", DAG)
-
-
-def ended(airflow: AirflowStack) -> bool:
-    rows = airflow._query("SELECT state FROM dag_run WHERE dag_id = ?", DAG)
-    return len(rows) == DAYS and all(row[0] in ("success", "failed") for row in rows)
-
-
-@pytest.mark.airflow
-@pytest.mark.alone
 def test_a_backfill_shares_the_app_and_nothing_else(tmp_path: Path) -> None:
-    days = [(FIRST + timedelta(days=number)).isoformat() for number in range(DAYS)]
-    with (
-        LocalStudio(app_status="Stopped") as studio,
-        AirflowStack(
-            tmp_path,
-            Path(__file__).parent / "dags",
-            # Airflow 2.11 backfills in waves, and the app is stopped after each (documented): here in one.
-            {
-                **studio.environment,
-                "AIRFLOW__CORE__PARALLELISM": "4",
-                "BACKFILL_ACTIVE": str(DAYS if AIRFLOW_2 else 4),
-            },
-            triggerer=True,
-        ) as airflow,
-    ):
-        write_notebook(studio.home / "daily.ipynb")
-        airflow.until(lambda: airflow._is_known(DAG), 120, "the DAG to be read")
-        backfill(airflow)
-        airflow.until(lambda: ended(airflow), 120 + 30 * DAYS, "the backfill")
-        assert sorted((studio.home / "ran.txt").read_text().split()) == days, airflow.logs(40)
-        for day in days:
-            cells = nbformat.read(studio.home / "out" / f"{day}.ipynb", 4).cells
-            assert cells[-1].outputs[0].text == f"report of {day}\n"
-        # Of starters that come at once, the service refuses all but one.
-        assert (studio.app_starts, studio.api_calls["DeleteApp"]) == (1, 1), airflow.logs(40)
-        assert studio.app_status == "Deleted"
-    assert airflow.pids() == []
+    # Airflow 2.11 backfills in waves, and the app is stopped after each (documented): here in one.
+    with Backfills.on(tmp_path, DAYS, DAYS if AIRFLOW_2 else ACTIVE) as it:
+        it.bad_days(BAD)
+        it.begin(ONE, active=ACTIVE)
+        it.until_over(ONE)
+        good = [day for day in it.days if day not in BAD]
+        log = it.airflow.logs(40)
+        # Each day's own notebook, with its own date; the app is stopped although some failed.
+        assert it.outputs(ONE) == {day: "" if day in BAD else f"report of {day}\n" for day in it.days}, log
+        assert it.failed_days(ONE) == BAD, log
+        assert it.ran(ONE) == once(good) + Counter((day, "begun") for day in BAD), log
+        assert (it.app_life(), it.kernels_started) == ((1, 1), DAYS), log
+        it.assert_nothing_left()
+
+        # The data have come: clearing the days that failed runs just these.
+        it.bad_days([])
+        it.clear(ONE, BAD)
+        if AIRFLOW_2:
+            it.begin(ONE, active=ACTIVE)  # its scheduler leaves the runs of backfills alone
+        it.until_over(ONE)
+        assert it.ran(ONE) == once(it.days) + Counter((day, "begun") for day in BAD)
+        assert it.outputs(ONE) == {day: f"report of {day}\n" for day in it.days}
+        assert it.states(ONE) == {"success": DAYS}
+        assert (it.app_life(), it.kernels_started) == ((2, 2), DAYS + len(BAD))
+
+        # All days once more: nothing is left to run.
+        it.begin(ONE, active=ACTIVE, again=True)
+        it.until_over(ONE)
+        assert it.states(ONE) == {"success": DAYS}
+        assert (it.app_life(), it.kernels_started) == ((3, 3), DAYS + len(BAD))
+        assert it.ran(ONE) == once(it.days) + Counter((day, "begun") for day in BAD)
+        it.assert_nothing_left()
+
+
+def test_backfills_of_two_dags_share_an_app(tmp_path: Path) -> None:
+    count = max(DAYS // 2, 3)
+    with Backfills.on(tmp_path, count, count if AIRFLOW_2 else ACTIVE, BACKFILL_SECONDS="3") as it:
+        it.begin(ONE, OTHER, active=ACTIVE)
+        for dag in (ONE, OTHER):
+            it.until_over(dag)
+            assert it.ran(dag) == once(it.days), it.airflow.logs(40)
+            assert it.states(dag) == {"success": count}
+            assert it.outputs(dag) == {day: f"report of {day}\n" for day in it.days}
+        assert it.app_life()[0] == it.app_life()[1]
+        it.assert_nothing_left()

@@ -1,4 +1,4 @@
-"""A DAG for backfills: an app that all runs share, and a notebook for each day that counts how often it ran."""
+"""DAGs for backfills: an app that all runs share, and a notebook for each day that writes down how often it ran."""
 
 from __future__ import annotations
 
@@ -17,23 +17,32 @@ STUDIO = {
     "space_name": os.environ.get("SMSTUDIO_SPACE_NAME"),
     "aws_conn_id": None,
 }
+FIRST = datetime(2026, 9, 1)
 
-with DAG(
-    dag_id="backfilled",
-    schedule="@daily",
-    start_date=datetime(2026, 1, 1),
-    end_date=datetime(2026, 9, 1) + timedelta(days=int(os.environ.get("BACKFILL_DAYS", "6")) - 1),
-    catchup=False,
-    is_paused_upon_creation=True,
-    max_active_runs=int(os.environ.get("BACKFILL_ACTIVE", "4")),
-    default_args=STUDIO,
-):
-    with sagemaker_studio_app(stop={"idle_minutes": 0, "linger": 60, "deferrable": True}):
-        SageMakerStudioNotebookOperator(
-            task_id="report",
-            notebook_path="daily.ipynb",
-            output_path=f"out/{DAY}.ipynb",
-            create_output_folder=True,
-            parameters={"day": DAY},
-            skip_if_output_complete=True,
-        )
+for dag_id in ("backfilled", "backfilled_too"):
+    with DAG(
+        dag_id=dag_id,
+        schedule="@daily",
+        start_date=FIRST,
+        end_date=FIRST + timedelta(days=int(os.environ.get("BACKFILL_DAYS", "6")) - 1),
+        catchup=False,
+        is_paused_upon_creation=True,
+        max_active_runs=int(os.environ.get("BACKFILL_ACTIVE", "4")),
+        default_args={
+            **STUDIO,
+            "retries": int(os.environ.get("BACKFILL_RETRIES", "0")),
+            "retry_delay": timedelta(seconds=1),
+        },
+    ) as dag:
+        with sagemaker_studio_app(stop={"idle_minutes": 0, "linger": 60, "deferrable": True}):
+            SageMakerStudioNotebookOperator(
+                task_id="report",
+                notebook_path="daily.ipynb",
+                output_path=f"out/{dag_id}/{DAY}.ipynb",
+                create_output_folder=True,
+                parameters={"dag": dag_id, "day": DAY},
+                skip_if_output_complete=True,
+                deferrable=bool(os.environ.get("BACKFILL_DEFERRABLE")),
+                defer_after=2,
+            )
+    globals()[dag_id] = dag
