@@ -95,7 +95,7 @@ class AirflowStack:
             self.database.prepare()
             stack.callback(self._end)
             for name in self._components:
-                self._start(name)
+                self.start(name)
             self.until(self._is_up, START_TIMEOUT, "Airflow to be up")
             self._open = stack.pop_all()
         return self
@@ -105,10 +105,11 @@ class AirflowStack:
     ) -> None:
         self._open.close()
 
-    def _start(self, name: str) -> None:
+    def start(self, name: str) -> None:
+        """Start a component."""
         # Their log servers have fixed ports, and the logs are read from the files.
         options = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
-        with (self.home / f"{name}.log").open("wb") as log:
+        with (self.home / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
                 [sys.executable, "-m", "airflow", name, *options],
                 env=self._environment,
@@ -243,20 +244,27 @@ class AirflowStack:
 
         :raises LookupError: when there is not exactly one such task, or its process is not there.
         """
+        pids = [pid for *task, pid in self.running_tasks() if task == [dag_id, task_id]]
+        if len(pids) != 1:
+            raise LookupError(f"{task_id} of {dag_id} does not run, or more than once: {pids}")
+        return self._supervisor_of(pids[0]), pids[0]
+
+    def running_tasks(self) -> list[tuple[str, str, int]]:
+        """Return DAG, task and process of all tasks that run."""
         rows = self.query(
-            "SELECT pid FROM task_instance WHERE dag_id = ? AND task_id = ? AND state = 'running'", dag_id, task_id
+            "SELECT dag_id, task_id, pid FROM task_instance WHERE state = 'running' ORDER BY dag_id, task_id, run_id"
         )
-        if len(rows) != 1 or not isinstance(rows[0][0], int):
-            raise LookupError(f"{task_id} of {dag_id} does not run: {rows}")
-        task = rows[0][0]
+        return [(dag_id, task_id, pid) for dag_id, task_id, pid in rows if isinstance(pid, int)]
+
+    def _supervisor_of(self, task: int) -> int:
         try:
             supervisor = psutil.Process(task).ppid()
         except psutil.Error as error:
-            raise LookupError(f"{task_id} of {dag_id} has just ended") from error
+            raise LookupError(f"process {task} has just ended") from error
         ours = set(self.pids()) - {process.pid for process in self._processes.values()}
         if not {supervisor, task} <= ours:
             raise LookupError(f"process {task} below {supervisor} is no task of this Airflow")
-        return supervisor, task
+        return supervisor
 
     def kill_task(self, dag_id: str, task_id: str, *, supervisor: bool = True) -> None:
         """Kill a running task by SIGKILL, as a worker is lost: with nobody left who could tell of it.
@@ -264,11 +272,18 @@ class AirflowStack:
         :param supervisor: kill the task's supervisor too. Without it the task alone is killed, as the kernel
             does for want of memory, and the supervisor reports that.
         """
-        pids = self.task_pids(dag_id, task_id)
+        self.kill_process(self.task_pids(dag_id, task_id)[1], supervisor=supervisor)
+
+    def kill_process(self, task: int, *, supervisor: bool = True) -> None:
+        """Kill a running task by its process; see :meth:`kill_task`.
+
+        :raises LookupError: when it has ended meanwhile.
+        """
+        above = self._supervisor_of(task)
         # The supervisor first: it would report the other's death.
-        for pid in pids if supervisor else pids[1:]:
+        for pid in (above, task) if supervisor else (task,):
             _kill(pid)
-        self.until(lambda: pids[1] not in self.pids(), 30, f"process {pids[1]} to be gone")
+        self.until(lambda: task not in self.pids(), 30, f"process {task} to be gone")
 
     def mark_failed(self, dag_id: str, run_id: str, task_id: str) -> None:
         """Mark deferred task instances as failed, as a person does in the UI; here in the database."""
@@ -278,17 +293,17 @@ class AirflowStack:
             (dag_id, run_id, task_id),
         )
 
-    def kill_triggerer(self) -> None:
-        """Kill the triggerer by SIGKILL, with all processes below it."""
-        process = self._processes.pop("triggerer")
-        below = psutil.Process(process.pid).children(recursive=True)
-        for pid in (process.pid, *(child.pid for child in below)):
+    def kill(self, component: str, *, below: bool = True) -> None:
+        """Kill a component by SIGKILL; :meth:`start` starts it anew.
+
+        :param below: with all processes below it. A scheduler's are the workers of the LocalExecutor: without it they
+            live on, and nobody waits for them.
+        """
+        process = self._processes.pop(component)
+        children = psutil.Process(process.pid).children(recursive=True) if below else []
+        for pid in (process.pid, *(child.pid for child in children)):
             _kill(pid)
         process.wait()
-
-    def start_triggerer(self) -> None:
-        """Start the triggerer anew."""
-        self._start("triggerer")
 
     # ---- tools -------------------------------------------------------------------------------------------
 

@@ -21,7 +21,6 @@ FIRST = date(2026, 9, 1)
 DATABASE = os.environ.get("BACKFILL_DATABASE", "sqlite")
 # With SQLite, Airflow 2 runs one task at a time.
 SLOW = AIRFLOW_2 and DATABASE == "sqlite"
-SECONDS = float(os.environ.get("BACKFILL_SECONDS", "1"))
 CELLS = [
     """\
 import time
@@ -31,10 +30,10 @@ def write(*words):
         file.write(' '.join((dag, day, *words)) + '\\n')
 
 write('begun')""",
-    f"""\
-time.sleep({SECONDS})
+    """\
+time.sleep(float(seconds))
 if day in open('bad_days.txt').read():
-    raise ValueError(f'no data for {{day}}')""",
+    raise ValueError(f'no data for {day}')""",
     "write('done')\nprint('report of', day)",
 ]
 
@@ -54,7 +53,7 @@ class Backfills:
         self.studio, self.airflow, self.days = studio, airflow, days(count)
         self.kernels_started = 0
         studio.on_request(self._count)
-        parameters = new_code_cell("dag = day = ''", metadata={"tags": ["parameters"]})
+        parameters = new_code_cell("dag = day = ''; seconds = '1'", metadata={"tags": ["parameters"]})
         notebook = new_notebook(cells=[parameters, *map(new_code_cell, CELLS)])
         notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
         nbformat.write(notebook, studio.home / "daily.ipynb")
@@ -126,18 +125,21 @@ class Backfills:
 
     def until_over(self, dag: str) -> None:
         """Wait until all DAG runs of it are over, and Airflow knows that the backfill is."""
-
-        def over() -> bool:
-            states = self.states(dag)
-            return sum(states.values()) == len(self.days) and set(states) <= {"success", "failed"}
-
-        self.airflow.until(over, 300 + 30 * len(self.days), f"the backfill of {dag}")
+        self.airflow.until(lambda: self.over(dag), 300 + 30 * len(self.days), f"the backfill of {dag}")
         if not AIRFLOW_2:
             pending = "SELECT 1 FROM backfill WHERE completed_at IS NULL"
-            self.airflow.until(lambda: not self.airflow.query(pending), 120, "the end of the backfill to be noticed")
+            self.airflow.until(
+                lambda: not self.airflow.query(pending), 120, "the end of the backfill to be noticed"
+            )
+
+    def over(self, dag: str) -> bool:
+        states = self.states(dag)
+        return sum(states.values()) == len(self.days) and set(states) <= {"success", "failed"}
 
     def states(self, dag: str) -> Counter[str]:
-        return Counter(str(row[0]) for row in self.airflow.query("SELECT state FROM dag_run WHERE dag_id = ?", dag))
+        return Counter(
+            str(row[0]) for row in self.airflow.query("SELECT state FROM dag_run WHERE dag_id = ?", dag)
+        )
 
     def failed_days(self, dag: str) -> list[str]:
         sql = "SELECT run_id FROM dag_run WHERE dag_id = ? AND state = 'failed'"

@@ -84,7 +84,9 @@ class Postgres:
 
     def __enter__(self) -> Postgres:
         self._run("initdb", "-A", "trust", "-U", "airflow", "--no-sync")
-        options = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=300"
+        options = (
+            f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off -c max_connections=300"
+        )
         self._run("pg_ctl", "-w", "-l", str(self._folder / "log"), "-o", options, "start")
         return self
 

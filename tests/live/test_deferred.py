@@ -83,8 +83,8 @@ def test_many_runs_and_a_killed_triggerer(tmp_path: Path) -> None:
             lambda: [ti for ti in airflow.task_instances(DAG, RUN) if ti.state == "deferred"], 60, "deferral"
         )
         assert deferred
-        airflow.kill_triggerer()
-        airflow.start_triggerer()
+        airflow.kill("triggerer")
+        airflow.start("triggerer")
         state = airflow.wait_for(DAG, RUN, ("success", "failed"), 180 + 10 * RUNS)
         assert state == "success", airflow.logs(60)
         for number in range(RUNS):

@@ -25,7 +25,7 @@ for dag_id in ("backfilled", "backfilled_too"):
         schedule="@daily",
         start_date=FIRST,
         end_date=FIRST + timedelta(days=int(os.environ.get("BACKFILL_DAYS", "6")) - 1),
-        catchup=False,
+        catchup=bool(os.environ.get("BACKFILL_CATCHUP")),
         is_paused_upon_creation=True,
         max_active_runs=int(os.environ.get("BACKFILL_ACTIVE", "4")),
         default_args={
@@ -40,7 +40,7 @@ for dag_id in ("backfilled", "backfilled_too"):
                 notebook_path="daily.ipynb",
                 output_path=f"out/{dag_id}/{DAY}.ipynb",
                 create_output_folder=True,
-                parameters={"dag": dag_id, "day": DAY},
+                parameters={"dag": dag_id, "day": DAY, "seconds": os.environ.get("BACKFILL_SECONDS", "1")},
                 skip_if_output_complete=True,
                 deferrable=bool(os.environ.get("BACKFILL_DEFERRABLE")),
                 defer_after=2,
