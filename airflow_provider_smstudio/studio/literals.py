@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import date, datetime, timezone
+from datetime import date, datetime, timedelta, timezone
 from typing import Any
 
 _MAX_DEPTH = 100
@@ -48,6 +48,7 @@ class _Language:
     text: Callable[[str], str]
     day: Callable[[date], str]
     time: Callable[[datetime], str]
+    span: Callable[[timedelta], str]
     items: Callable[[list[str]], str]
     pair: Callable[[list[str]], str]
     unique: Callable[[list[str]], str]
@@ -76,6 +77,8 @@ def _write(value: Any, language: type[_Language], depth: int) -> str:  # noqa: C
         return language.time(value)
     if isinstance(value, date):
         return language.day(value)
+    if isinstance(value, timedelta):
+        return language.span(value)
     if isinstance(value, dict):
         pairs = value.items()
         return language.mapping([(language.key(k, depth + 1), _write(v, language, depth + 1)) for k, v in pairs])
@@ -87,8 +90,19 @@ def _write(value: Any, language: type[_Language], depth: int) -> str:  # noqa: C
         return (language.pair if isinstance(value, tuple) else language.items)(items)
     raise LiteralError(
         f"a value of type {type(value).__module__}.{type(value).__qualname__} has no literal; use None, bool, "
-        "int, float, str, date, datetime, list, tuple, dict or set"
+        "int, float, str, date, datetime, timedelta, list, tuple, dict or set"
     )
+
+
+def _microseconds(span: timedelta) -> int:
+    return timedelta.__floordiv__(span, timedelta(microseconds=1))
+
+
+def _seconds(span: timedelta) -> str:
+    """Write a span's seconds as a decimal number, exactly."""
+    whole, rest = divmod(abs(_microseconds(span)), 1_000_000)
+    sign = "-" if _microseconds(span) < 0 else ""
+    return f"{sign}{whole}.{rest:06d}" if rest else f"{sign}{whole}"
 
 
 def _real(value: float, nan: str, infinity: str, minus_infinity: str) -> str:
@@ -116,6 +130,11 @@ class _Python(_Language):
     @staticmethod
     def time(value: datetime) -> str:
         return f"__import__('datetime').datetime.fromisoformat('{datetime.isoformat(value)}')"
+
+    @staticmethod
+    def span(value: timedelta) -> str:
+        plain = timedelta(microseconds=_microseconds(value))
+        return f"__import__('datetime').{timedelta.__repr__(plain).removeprefix('datetime.')}"
 
     @staticmethod
     def items(items: list[str]) -> str:
@@ -184,6 +203,10 @@ class _R(_Language):
         return f'as.POSIXct("{plain}", tz = "UTC", format = "%Y-%m-%d %H:%M:%OS")'
 
     @staticmethod
+    def span(value: timedelta) -> str:
+        return f'as.difftime({_seconds(value)}, units = "secs")'
+
+    @staticmethod
     def items(items: list[str]) -> str:
         return f"list({', '.join(items)})"
 
@@ -235,6 +258,10 @@ class _Scala(_Language):
     def time(value: datetime) -> str:
         kind = "LocalDateTime" if datetime.utcoffset(value) is None else "OffsetDateTime"
         return f'java.time.{kind}.parse("{datetime.isoformat(value)}")'
+
+    @staticmethod
+    def span(value: timedelta) -> str:
+        return f'java.time.Duration.parse("PT{_seconds(value)}S")'
 
     @staticmethod
     def items(items: list[str]) -> str:

@@ -9,6 +9,7 @@ from collections import OrderedDict, UserDict, namedtuple
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import IntEnum
+from uuid import UUID
 
 import pytest
 
@@ -53,6 +54,14 @@ TIMES = [
     datetime(1883, 11, 18, 12, tzinfo=ODD_ZONE),
     datetime.max,
 ]
+SPANS = [
+    timedelta(0),
+    timedelta(days=1),
+    timedelta(days=-1, seconds=3, microseconds=5),
+    timedelta(microseconds=-1),
+    timedelta.max,
+    timedelta.min,
+]
 CONTAINERS = [
     [],
     (),
@@ -72,7 +81,7 @@ CONTAINERS = [
     {"__class__": "x", "a b": 1, "'": 2, "": 3},
     OrderedDict(b=1, a=2),
 ]
-VALUES = [None, True, False, *TEXTS, *SURROGATES, *NUMBERS, *REALS, *TIMES, *CONTAINERS]
+VALUES = [None, True, False, *TEXTS, *SURROGATES, *NUMBERS, *REALS, *TIMES, *SPANS, *CONTAINERS]
 
 
 class EvilText(str):
@@ -120,6 +129,12 @@ class EvilTime(datetime):
     __repr__ = __str__ = isoformat = lambda self, *_: "'); evil(); ('"
 
 
+class EvilSpan(timedelta):
+    __repr__ = __str__ = lambda self, *_: "evil()"
+    __floordiv__ = __abs__ = __neg__ = total_seconds = lambda self, *_: "evil()"
+    days = seconds = microseconds = property(lambda self: "evil()")
+
+
 class EvilZone(tzinfo):
     def utcoffset(self, when):
         return timedelta(hours=1)
@@ -146,6 +161,7 @@ EVIL = [
     (EvilDate(2026, 1, 2), date(2026, 1, 2)),
     (EvilTime(2026, 1, 2, 3), datetime(2026, 1, 2, 3)),
     (datetime(2026, 1, 2, tzinfo=EvilZone()), datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=1)))),
+    (EvilSpan(1, 2, 3), timedelta(1, 2, 3)),
     (Colour.RED, 3),
     (Point(1, 2), (1, 2)),
 ]
@@ -212,6 +228,7 @@ def test_a_subclass_cannot_bring_its_own_text(evil, plain):
 ALLOWED_CALLS = {
     "__import__('datetime').date.fromisoformat",
     "__import__('datetime').datetime.fromisoformat",
+    "__import__('datetime').timedelta",
     "__import__",
     "float",
     "set",
@@ -222,6 +239,10 @@ ALLOWED_CALLS = {
 def check_call(node):
     name = ast.unparse(node.func)
     assert name in ALLOWED_CALLS
+    if name.endswith(".timedelta"):
+        for argument in [*node.args, *(keyword.value for keyword in node.keywords)]:
+            assert type(ast.literal_eval(argument)) is int
+        return
     assert not node.keywords
     if name == "frozenset" and node.args:
         assert isinstance(node.args[0], ast.Set)
@@ -236,7 +257,7 @@ def check_call(node):
             assert argument.value == "datetime"
 
 
-LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.USub, ast.Load)
+LITERALS = (ast.Constant, ast.List, ast.Tuple, ast.Set, ast.Dict, ast.UnaryOp, ast.USub, ast.Load, ast.keyword)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +273,7 @@ def test_python_expressions_hold_literals_and_the_allowed_calls_alone(value):
         elif isinstance(node, ast.Name):
             assert node.id in ("__import__", "float", "set", "frozenset")
         elif isinstance(node, ast.Attribute):
-            assert node.attr in ("date", "datetime", "fromisoformat")
+            assert node.attr in ("date", "datetime", "fromisoformat", "timedelta")
         else:
             assert isinstance(node, LITERALS), ast.dump(node)
 
@@ -272,7 +293,7 @@ UNSUPPORTED = [
     1j,
     Decimal(1),
     time(1),
-    timedelta(1),
+    UUID(int=1),
     range(3),
     print,
     UserDict(a=1),
@@ -360,6 +381,18 @@ def test_nesting_is_limited_to_what_parsers_take(write):
             datetime(2026, 1, 2, 3, tzinfo=HOUR_AND_HALF),
             'as.POSIXct("2026-01-02 01:30:00", tz = "UTC", format = "%Y-%m-%d %H:%M:%OS")',
             'java.time.OffsetDateTime.parse("2026-01-02T03:00:00+01:30")',
+        ),
+        (timedelta(0), 'as.difftime(0, units = "secs")', 'java.time.Duration.parse("PT0S")'),
+        (timedelta(days=1), 'as.difftime(86400, units = "secs")', 'java.time.Duration.parse("PT86400S")'),
+        (
+            timedelta(seconds=-2, microseconds=-50),
+            'as.difftime(-2.000050, units = "secs")',
+            'java.time.Duration.parse("PT-2.000050S")',
+        ),
+        (
+            timedelta(microseconds=-1),
+            'as.difftime(-0.000001, units = "secs")',
+            'java.time.Duration.parse("PT-0.000001S")',
         ),
         ([], "list()", "Seq()"),
         ([1, "a"], 'list(1L, "a")', 'Seq(1, "a")'),
