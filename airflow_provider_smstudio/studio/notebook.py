@@ -11,7 +11,7 @@ import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import nbformat
@@ -27,6 +27,8 @@ RAISES_TAG = "raises-exception"
 
 METADATA_KEY = "smstudio"
 """Where our own metadata stands."""
+
+_LONGEST_NAME = 150
 
 
 @dataclass(frozen=True)
@@ -154,11 +156,12 @@ def safe_name(name: str) -> str:
 
     A digest is added where something was lost by that, so that different texts have different names.
     """
-    safe = re.sub(r"[^\w.=-]+", "_", name, flags=re.ASCII).strip("._")[:150]
-    if safe and safe == name:
+    safe = re.sub(r"[^\w.=-]+", "_", name, flags=re.ASCII).strip("._")
+    if safe and safe == name and len(safe) <= _LONGEST_NAME:
         return safe
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{safe or 'run'}-{digest}"
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+    # What is cut off may be all that differs, in as many names as a DAG ever has runs of mapped tasks.
+    return f"{safe[:_LONGEST_NAME] or 'run'}-{digest[: 8 if len(safe) <= _LONGEST_NAME else 16]}"
 
 
 def cells_run(notebook: NotebookNode) -> int:
@@ -215,7 +218,7 @@ def _cell_record(status: str) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: times as ISO text, tuples and sets as lists."""
+    """Return a value as JSON can hold it: times as ISO text, spans in seconds, tuples and sets as lists."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):
@@ -224,6 +227,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, (datetime, date)):
         return value.isoformat()
+    if isinstance(value, timedelta):
+        return timedelta.total_seconds(value)
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)  # JSON has no such numbers
     return value

@@ -303,6 +303,12 @@ def test_different_runs_have_different_output_paths():
     assert len({default_output_path("a.ipynb", run_id) for run_id in RUN_IDS}) == len(RUN_IDS)
 
 
+def test_what_is_cut_off_a_long_name_tells_runs_apart():
+    # Of 32 bits alone, some would be alike among as many.
+    names = {safe_name(f"{'x' * 160}.{number}") for number in range(300_000)}
+    assert len(names) == 300_000
+
+
 def test_an_output_path_shows_its_run():
     assert safe_name("manual_1") == "manual_1"
     shown = default_output_path("daily.ipynb", "scheduled__2026-11-06T00:00:00+00:00")
