@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from airflow_provider_smstudio.studio.errors import InvalidInputError
+from jinja2 import Undefined
 
+from airflow_provider_smstudio.studio.errors import InvalidInputError, ParameterError
+
+_MAX_DEPTH = 100
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
@@ -79,3 +83,47 @@ def number(value: object) -> float:
         return math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]  # or TypeError
     except (TypeError, ValueError):
         return math.nan
+
+
+def parameters(value: object) -> dict[str, Any]:
+    """Read a notebook's parameters, in which templates and XComs leave values of Airflow's own types.
+
+    :raises InvalidInputError: for what is no mapping, and for what a template did not find.
+    """
+    value = plain(None, value)
+    if value is None or value == "":
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidInputError(
+            f"parameters must be a dict, not {type(value).__name__}; a template that makes a whole dict needs "
+            "render_template_as_native_obj=True in the DAG"
+        )
+    return value
+
+
+def plain(name: str | None, value: Any, depth: int = 0) -> Any:
+    """Make plain dicts and lists of Airflow's containers, and values of its lazy proxies, at any depth.
+
+    The output of a mapped task, for one, is a sequence that reads the XComs one by one. All else stays as it is.
+
+    :param name: the parameter, for messages; None for all parameters together.
+    """
+    where = "parameters" if name is None else f"parameter {name!r}"
+    if depth > _MAX_DEPTH:
+        raise ParameterError(f"{where} is nested more than {_MAX_DEPTH} deep, or contains itself", parameter=name)
+    while hasattr(type(value), "__wrapped__"):  # a proxy, which passes for what it wraps, but not everywhere
+        value = value.__wrapped__
+    if isinstance(value, Undefined):  # native templates hand it on, where others raise
+        raise ParameterError(
+            f"{where} has no value in this run: {value._undefined_message}. If that may be, give the template a "
+            "default: {{ … | default(none) }}",
+            parameter=name,
+        )
+    if isinstance(value, Mapping):
+        # Key by key: the items of Airflow's own ParamsDict are not its values.
+        return {key: plain(str(key) if name is None else name, value[key], depth + 1) for key in value}
+    if isinstance(value, tuple):
+        return tuple(plain(name, item, depth + 1) for item in value)
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray, memoryview)):
+        return [plain(name, item, depth + 1) for item in value]
+    return value

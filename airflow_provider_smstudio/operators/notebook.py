@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -14,7 +15,6 @@ from airflow_provider_smstudio._compat import AirflowFailException, AirflowTaskT
 from airflow_provider_smstudio.links.notebook import SageMakerStudioNotebookLink
 from airflow_provider_smstudio.studio.errors import (
     CellError,
-    InvalidInputError,
     StudioError,
     UnknownOutcomeError,
     from_plain,
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from airflow_provider_smstudio.studio.runner import NotebookRunner
 
 _DEADLINE_GRACE = 60.0
+_LIKE_A_TASK = re.compile(r"[\w.-]*\.")
+_LIKE_AN_INDEX = re.compile(r"(?:^|\.)[0-9]+$")
 
 
 class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
@@ -44,8 +46,10 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         ``reports/daily-runs/<dag>.<task>.<run>.ipynb``, in a folder that is created. A retry of the same run
         writes to the same place.
     :param parameters: values for the notebook's parameters, by papermill's rules: they are set in a cell behind
-        the one tagged ``parameters``. None, bool, int, float, str, date, datetime, list, tuple, dict and set are
-        written as literals of the kernel's language (Python, R or Scala); nothing in a value becomes code.
+        the one tagged ``parameters``. None, bool, int, float, str, date, datetime, timedelta, list, tuple, dict
+        and set are written as literals of the kernel's language (Python, R or Scala); nothing in a value becomes
+        code. Airflow's own containers, such as the output of a mapped task, become lists and dicts. For a
+        template to yield anything else than text, the DAG needs ``render_template_as_native_obj=True``.
     :param strict_parameters: refuse parameters that the notebook's parameters cell does not assign.
         Default True.
     :param upload_from: a file on the worker, or an ``s3://`` URL, that is first copied to ``notebook_path``.
@@ -313,7 +317,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         return NotebookJob(
             notebook_path=values.text("notebook_path", self.notebook_path),
             output_path=values.optional_text("output_path", self.output_path),
-            parameters=_parameters(self.parameters),
+            parameters=values.parameters(self.parameters),
             strict_parameters=values.flag("strict_parameters", self.strict_parameters),
             upload_from=values.optional_text("upload_from", self.upload_from),
             kernel_name=values.optional_text("kernel_name", self.kernel_name),
@@ -355,19 +359,11 @@ def _will_retry(context: Context) -> bool:
 
 
 def run_name(context: Context) -> str:
-    """Name a task instance, the same for all its tries."""
+    """Name a task instance, the same for all its tries, and like no other one."""
     ti = context["ti"]
     index = getattr(ti, "map_index", -1)
-    mapped = f".{index}" if index is not None and index >= 0 else ""
-    return f"{ti.dag_id}.{ti.task_id}.{ti.run_id}{mapped}"
-
-
-def _parameters(value: object) -> dict[str, Any]:
-    if value is None or value == "":
-        return {}
-    if not isinstance(value, Mapping):
-        raise InvalidInputError(
-            f"parameters must be a dict, not {type(value).__name__}; a template that makes a whole dict needs "
-            "render_template_as_native_obj=True in the DAG"
-        )
-    return dict(value)
+    mapped = index is not None and index >= 0
+    if "." in ti.dag_id or _LIKE_A_TASK.match(ti.run_id) or (not mapped and _LIKE_AN_INDEX.search(ti.run_id)):
+        # Between dots one could not tell where the IDs end: task "b.c" of DAG "a" is not task "c" of DAG "a.b".
+        return f"/{ti.dag_id}/{ti.task_id}{f'[{index}]' if mapped else ''}/{ti.run_id}"
+    return ".".join([ti.dag_id, ti.task_id, ti.run_id, *([str(index)] if mapped else [])])
