@@ -31,7 +31,7 @@ if "SMSTUDIO_DOMAIN_ID" in os.environ:
 else:
     STUDIO = {"studio_conn_id": "sagemaker_studio_default"}
 
-DAY = "{{ (dag_run.logical_date or dag_run.run_after) | ds }}"
+DAY = "{{ (dag_run.logical_date or dag_run.run_after) | ds }}"  # a text, for paths
 
 with DAG(
     dag_id="example_smstudio_backfill",
@@ -40,6 +40,8 @@ with DAG(
     catchup=False,
     max_active_runs=8,  # as many kernels as the instance bears
     tags=["example", "smstudio"],
+    # Templates keep their types: dates arrive in the notebook as dates.
+    render_template_as_native_obj=True,
     default_args={**STUDIO, "retries": 1, "retry_delay": timedelta(minutes=1)},
 ):
     with sagemaker_studio_app(
@@ -51,6 +53,12 @@ with DAG(
             upload_from=str(Path(__file__).parent / "notebooks" / "daily.ipynb"),  # or "s3://bucket/daily.ipynb"
             notebook_path=f"backfill/{DAY}/daily.ipynb",  # a copy for each day
             output_path=f"backfill/{DAY}/executed.ipynb",
-            parameters={"day": DAY},
+            parameters={
+                "day": "{{ (dag_run.logical_date or dag_run.run_after).date() }}",
+                # Of the run, not `{{ data_interval_start }}`: that is missing where a run has no interval, and
+                # this is None.
+                "interval_start": "{{ dag_run.data_interval_start }}",
+                "interval_end": "{{ dag_run.data_interval_end }}",
+            },
             kernel_name=os.environ.get("SMSTUDIO_KERNEL_NAME"),
         )

@@ -205,6 +205,19 @@ def test_what_a_template_does_not_find_is_named(template: str) -> None:
         values.parameters(StrictUndefined(name="x"))
 
 
+def test_a_run_of_airflow_3_without_a_logical_date() -> None:
+    after = datetime(2026, 10, 1, 7, tzinfo=UTC)
+    run = SimpleNamespace(logical_date=None, data_interval_start=None, data_interval_end=None, run_after=after)
+    parameters = {
+        "day": "{{ (dag_run.logical_date or dag_run.run_after).date() }}",
+        "at": "{{ dag_run.logical_date }}",
+        "start": "{{ dag_run.data_interval_start }}",
+        "text": "{{ (dag_run.logical_date or dag_run.run_after).date().isoformat() }}",
+    }
+    expected = {"day": date(2026, 10, 1), "at": None, "start": None, "text": "2026-10-01"}
+    assert typed(parameters, dag_run=run) == expected
+
+
 def test_what_contains_itself_is_refused_at_once() -> None:
     items: list[Any] = []
     items += [items, items]

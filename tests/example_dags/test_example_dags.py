@@ -20,6 +20,8 @@ from airflow_provider_smstudio.local.images import CLASSIC_IMAGES
 
 DagsTest = Callable[[str, Mapping[str, str]], DagRun]
 DAY = 24 * 60 * 60
+TASKS = ["bill", "forecast", "report", "report", "run_report", "train"]
+"""What each example calls a task of its own; two of them the same."""
 
 pytestmark = pytest.mark.airflow
 
@@ -74,7 +76,7 @@ from airflow.models import DagModel
 warnings.filterwarnings("error", module="airflow_provider_smstudio|__main__")
 for file in {files}:
     found = runpy.run_path(file, run_name="__main__")
-    print(*(name for name in ("forecast", "report", "run_report", "train") if name in found))
+    print(*(name for name in {sorted(set(TASKS))} if name in found))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -84,7 +86,7 @@ for file in {files}:
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.splitlines()[-4:]) == ["forecast", "report", "run_report", "train"]
+    assert sorted(done.stdout.splitlines()[-len(files) :]) == TASKS
 
 
 @pytest.mark.parametrize("flavour", ["spaces", "classic"])
@@ -161,9 +163,109 @@ def test_backfill_dag(dags_test: DagsTest) -> None:
         assert (studio.api_calls["CreateApp"], studio.api_calls["DeleteApp"]) == (1, 1)
         (output,) = (studio.home / "backfill").glob("*/executed.ipynb")
         day = output.parent.name
-        assert f"{day}: " in code_cells(output)[2].outputs[0].text
-        assert code_cells(output)[2].outputs[0].text.strip() in run.text
+        cells = code_cells(output)
+        assert re.match(rf"{day}: \d+ orders from [\d-]+ [\d:]+ to ", cells[2].outputs[0].text)
+        assert cells[2].outputs[0].text.strip() in run.text
+        injected = cells[1].source.splitlines()[1:]
+        moment = r"__import__\('datetime'\).datetime.fromisoformat\('[\d:T.+-]+'\)"
+        assert injected[0] == f"day = __import__('datetime').date.fromisoformat('{day}')"
+        assert re.fullmatch(rf"interval_start = {moment}", injected[1])
+        assert re.fullmatch(rf"interval_end = {moment}", injected[2])
         assert run.leaks([*studio.secrets(), "/auth?token="]) == []
+
+
+def run_cell(path: Path, injected: str) -> list[str]:
+    """Run the first cell behind a notebook's parameters; return the lines that it prints."""
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    code = "\n".join([cells[0].source, injected, cells[1].source])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("interval", "orders"),
+    [
+        # Airflow 2's interval of a day, Airflow 3's of a moment, no interval, and one of another timetable.
+        (
+            ["datetime(2026, 9, 1, tzinfo=timezone.utc)", "datetime(2026, 9, 2, tzinfo=timezone.utc)"],
+            "2026-09-02 00:00",
+        ),
+        (["datetime(2026, 9, 1, tzinfo=timezone.utc)"] * 2, "2026-09-02 00:00"),
+        (["None", "None"], "2026-09-02 00:00"),
+        (
+            ["datetime(2026, 9, 1, tzinfo=timezone.utc)", "datetime(2026, 9, 1, 6, tzinfo=timezone.utc)"],
+            "2026-09-01 06:00",
+        ),
+    ],
+)
+def test_backfill_notebook_takes_every_interval(interval: list[str], orders: str) -> None:
+    injected = (
+        "from datetime import datetime, timezone\n"
+        f"day, interval_start, interval_end = date(2026, 9, 1), {interval[0]}, {interval[1]}"
+    )
+    (line,) = run_cell(EXAMPLES / "notebooks" / "daily.ipynb", injected)
+    assert re.fullmatch(rf"2026-09-01: \d+ orders from 2026-09-01 00:00 to {orders}", line)
+
+
+def xcom(run: DagRun, task: str, key: str) -> Any:
+    found = run.query(f"SELECT value FROM xcom WHERE task_id = '{task}' AND key = '{key}' ORDER BY map_index")
+    values = [json.loads(value) if isinstance(value, (str, bytes)) else value for (value,) in found]
+    # Airflow 3.0 and later keep JSON in JSON.
+    return [json.loads(value) if isinstance(value, str) and value[:1] in '{["' else value for value in values]
+
+
+def test_chained_dag(dags_test: DagsTest, spaces: LocalStudio) -> None:
+    run = dags_test("example_smstudio_chained", spaces.environment)
+
+    assert run.code == 0, run.text
+    assert run.states() == {"extract": ["success"], "transform": ["success"], "report": ["success"]}
+    assert_left_nothing(spaces, run)
+    (folder,) = (spaces.home / "chained").iterdir()
+    assert ":" not in folder.name
+    names = [f"{name}{kind}.ipynb" for name in ("extract", "report", "transform") for kind in ("", "-executed")]
+    assert sorted(path.name for path in folder.glob("[!.]*")) == sorted([*names, "orders.csv"])
+    assert len((folder / "orders.csv").read_text().splitlines()) == 201
+
+    assert xcom(run, "extract", "orders") == [200]
+    (totals,) = xcom(run, "transform", "totals")
+    assert sorted(totals) == ["Italy", "Portugal", "Spain"]
+    injected = code_cells(folder / "transform-executed.ipynb")[1].source.splitlines()[1:]
+    assert injected == ["file = 'orders.csv'", "smallest = 10"]
+    cells = code_cells(folder / "report-executed.ipynb")
+    day, *injected = cells[1].source.splitlines()[1:]
+    assert day.startswith("day = __import__('datetime').date.fromisoformat(")
+    dropped = xcom(run, "transform", "dropped")[0]
+    assert injected == ["orders = 200", f"totals = {totals}", f"dropped = {dropped}"]
+    assert f"together {sum(totals.values()):,.2f}".split() == cells[2].outputs[0].text.splitlines()[-1].split()
+
+
+def test_customers_dag(dags_test: DagsTest, spaces: LocalStudio) -> None:
+    run = dags_test("example_smstudio_customers", spaces.environment)
+
+    assert run.code == 0, run.text
+    assert run.states() == {"customers": ["success"], "bill": ["success"] * 3, "summary": ["success"]}
+    assert_left_nothing(spaces, run)
+    named = run.query("SELECT rendered_map_index FROM task_instance WHERE task_id = 'bill' ORDER BY map_index")
+    assert named == [("Acme",), ("Globex",), ("Initech",)]
+
+    outputs = {path.parent.name: path for path in (spaces.home / "bills").glob("*-runs/*.ipynb")}
+    assert sorted(outputs) == ["bill_orders-runs", "bill_subscription-runs", "bills-runs"]
+    assert len(list((spaces.home / "bills" / "bill_orders-runs").glob("*.ipynb"))) == 2
+    subscription = code_cells(outputs["bill_subscription-runs"])[1].source.splitlines()[1:]
+    day = "__import__('datetime').date.fromisoformat('{}')".format
+    assert subscription == [
+        f"until = {day('2026-10-31')}",
+        "customer = 'Globex'",
+        f"since = {day('2026-08-01')}",
+        "monthly = 120.5",
+    ]
+    cells = code_cells(outputs["bills-runs"])
+    bills = [("Acme", 301.5), ("Globex", 361.5), ("Initech", 60.5)]
+    assert cells[1].source.splitlines()[1:] == [
+        f"bills = {[{'customer': name, 'amount': amount} for name, amount in bills]}"
+    ]
+    assert "3 customers owe 723.50" in run.text
 
 
 def test_mapped_dag_with_connections(dags_test: DagsTest, spaces: LocalStudio) -> None:
