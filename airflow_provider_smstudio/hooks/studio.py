@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_smstudio._compat import NOTSET, ArgNotSet, BaseHook
 from airflow_provider_smstudio._secrets import mask_login
 from airflow_provider_smstudio.get_provider_info import get_provider_info
-from airflow_provider_smstudio.studio.app_types import JUPYTER_LAB, JUPYTER_SERVER
+from airflow_provider_smstudio.studio.app_types import DOMAIN_ID, JUPYTER_LAB, JUPYTER_SERVER, NAME
 from airflow_provider_smstudio.studio.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_smstudio.studio.client import Studio
 
-_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
-_DOMAIN_ID = re.compile(r"d-(-*[a-z0-9]){1,61}")
 _MAX_LENGTH = 63
 
 
@@ -140,15 +138,15 @@ class SageMakerStudioHook(BaseHook):
         :raises InvalidInputError: naming the field, the value, and what to do.
         """
         where = f"the connection {self.studio_conn_id!r}" if self.studio_conn_id else "a Studio connection"
-        _check_name("domain_id", settings.domain_id, _DOMAIN_ID, "d-abc123xyz", f"host of {where}")
-        _check_name("user_profile_name", settings.user_profile_name, _NAME, "jane-doe", f"login of {where}")
+        _check_name("domain_id", settings.domain_id, DOMAIN_ID, "d-abc123xyz", f"host of {where}")
+        _check_name("user_profile_name", settings.user_profile_name, NAME, "jane-doe", f"login of {where}")
         if settings.app_type not in (JUPYTER_LAB, JUPYTER_SERVER):
             raise InvalidInputError(
                 f"app_type {settings.app_type!r} is not known: use {JUPYTER_LAB!r} (the app of a space) or "
                 f"{JUPYTER_SERVER!r} (Studio Classic), as argument or in the extra of {where}"
             )
         if settings.app_type == JUPYTER_LAB:
-            _check_name("space_name", settings.space_name or "", _NAME, "my-space", f"extra of {where}")
+            _check_name("space_name", settings.space_name or "", NAME, "my-space", f"extra of {where}")
         elif settings.space_name:
             raise InvalidInputError(
                 f"space_name {settings.space_name!r} does not go with app_type {JUPYTER_SERVER!r}: Studio Classic "

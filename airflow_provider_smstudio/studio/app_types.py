@@ -1,6 +1,8 @@
-"""The two kinds of Studio app that have a Jupyter server."""
+"""The two kinds of Studio app that have a Jupyter server, and how AWS names what they belong to."""
 
 from __future__ import annotations
+
+import re
 
 JUPYTER_LAB = "JupyterLab"
 """AppType of a space's app: today's Studio."""
@@ -9,3 +11,9 @@ JUPYTER_SERVER = "JupyterServer"
 
 BASE_PATHS = {JUPYTER_LAB: "/jupyterlab/default", JUPYTER_SERVER: "/jupyter/default"}
 """Where each app serves Jupyter, below the host of the presigned URL."""
+
+DOMAIN_ID = re.compile(r"d-(-*[a-z0-9]){1,61}")
+"""A domain's ID; at most 63 characters."""
+
+NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
+"""The name of a space or of a user profile; at most 63 characters."""

@@ -17,7 +17,8 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio.errors import InvalidInputError, NotANotebookError
+from airflow_provider_smstudio.studio.errors import NotANotebookError
+from airflow_provider_smstudio.studio.paths import clean_path as clean_path
 
 SKIP_TAG = "skip-execution"
 """Tag of a cell that is not run; what it shows stays."""
@@ -123,21 +124,6 @@ def _check_cell(cell: NotebookNode, number: int) -> None:
         if not isinstance(cell.get("outputs"), list):
             cell["outputs"] = []
         cell.setdefault("execution_count", None)
-
-
-def clean_path(path: str, what: str) -> str:
-    """Normalise a path below the Studio home.
-
-    :param path: with or without a leading slash.
-    :param what: which argument it is, for the message.
-    :raises InvalidInputError: when it is empty or leaves the home.
-    """
-    parts = [part for part in path.split("/") if part not in ("", ".")]
-    if not parts or ".." in parts or "\\" in path or "\x00" in path:
-        raise InvalidInputError(
-            f"{what} {path!r} must be a path below the Studio home, such as 'reports/daily.ipynb', without '..'"
-        )
-    return "/".join(parts)
 
 
 def default_output_path(notebook_path: str, run_name: str) -> str:
