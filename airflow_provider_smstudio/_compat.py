@@ -7,17 +7,31 @@ both in 3.0 and 3.1, which had not moved everything yet. None of these imports w
 from __future__ import annotations
 
 import asyncio
+import inspect
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
 if TYPE_CHECKING:
+    # Of a provider that need not be there: for annotations only.
+    from airflow.providers.openlineage.extractors import OperatorLineage as OperatorLineage
+
     # Types are checked against the newest Airflow; the branches below give the same names at run time.
-    from airflow.sdk import BaseHook, BaseOperator, BaseOperatorLink, BaseSensorOperator, Context
+    from airflow.sdk import (
+        Asset,
+        AssetAlias,
+        BaseHook,
+        BaseOperator,
+        BaseOperatorLink,
+        BaseSensorOperator,
+        Context,
+    )
     from airflow.sdk._shared.secrets_masker import mask_secret as mask_secret_here
     from airflow.sdk.configuration import conf
     from airflow.sdk.definitions._internal.types import NOTSET, ArgNotSet
+    from airflow.sdk.definitions.asset import AssetRef
     from airflow.sdk.exceptions import (
         AirflowException,
         AirflowFailException,
@@ -31,11 +45,14 @@ else:
     from airflow.triggers.base import BaseTrigger, TriggerEvent
 
     try:  # 3.0+
-        from airflow.sdk import BaseOperator, BaseOperatorLink, BaseSensorOperator, Context
+        from airflow.sdk import Asset, AssetAlias, BaseOperator, BaseOperatorLink, BaseSensorOperator, Context
         from airflow.sdk.definitions._internal.types import NOTSET, ArgNotSet
+        from airflow.sdk.definitions.asset import AssetRef
         from airflow.sdk.execution_time.xcom import XCom
         from airflow.sdk.log import mask_secret
     except ImportError:  # 2.11
+        from airflow.datasets import Dataset as Asset
+        from airflow.datasets import DatasetAlias as AssetAlias
         from airflow.models.baseoperator import BaseOperator
         from airflow.models.baseoperatorlink import BaseOperatorLink
         from airflow.models.xcom import XCom
@@ -43,6 +60,8 @@ else:
         from airflow.utils.context import Context
         from airflow.utils.log.secrets_masker import mask_secret
         from airflow.utils.types import NOTSET, ArgNotSet
+
+        AssetRef = Asset  # has none
 
     # Masks in this process only, from any thread. In a triggerer mask_secret would also tell the supervisor, which
     # Airflow 3.0 to 3.2 can do from the event loop's own thread only.
@@ -83,6 +102,9 @@ __all__ = [
     "AirflowNotFoundException",
     "AirflowTaskTimeout",
     "ArgNotSet",
+    "Asset",
+    "AssetAlias",
+    "AssetRef",
     "BaseHook",
     "BaseOperator",
     "BaseOperatorLink",
@@ -97,6 +119,8 @@ __all__ = [
     "mask_secret",
     "mask_secret_here",
     "other_runs",
+    "outlet_extras",
+    "own_lineage",
     "was_killed",
 ]
 
@@ -170,3 +194,58 @@ def _state_of(ti: Any) -> str | None:
     found: dict[str, Any] = states.get(ti.run_id) or {}
     state = found.get(ti.task_id) if index is None or index < 0 else found.get(f"{ti.task_id}_{index}")
     return None if state is None else str(state)
+
+
+def outlet_extras(context: Context, outlet: Any, uri: str | None) -> Iterator[dict[str, Any]]:
+    """Give what a task may tell with the event of an outlet, to be filled in.
+
+    :param context: the context of the running task instance.
+    :param outlet: one of the task's outlets.
+    :param uri: what an asset alias stands for: an asset that is added to it, unless somebody has done so already;
+        None for none.
+    :return: the extra of each event; nothing for an outlet that is neither an asset nor an alias.
+    """
+    if isinstance(outlet, (Asset, AssetRef)):
+        yield context["outlet_events"][outlet].extra
+    elif isinstance(outlet, AssetAlias) and uri is not None:
+        yield _alias_extra(context["outlet_events"][outlet], Asset(uri))
+
+
+def _alias_extra(accessor: Any, asset: Any) -> dict[str, Any]:
+    """Return the extra of an asset's event that comes through an alias; the event is added where there is none."""
+    name = "asset_alias_events" if hasattr(accessor, "asset_alias_events") else "dataset_alias_events"  # 2.11
+
+    def extras() -> list[dict[str, Any]]:
+        events = getattr(accessor, name)
+        if name == "dataset_alias_events":
+            return [event["extra"] for event in events if event["dest_dataset_uri"] == asset.uri]
+        return [event.extra for event in events if event.dest_asset_key.uri == asset.uri]
+
+    if not extras():
+        accessor.add(asset)
+    return extras()[-1]
+
+
+def own_lineage(task: Any, task_instance: Any) -> OperatorLineage[Any, Any]:
+    """Return what OpenLineage's provider tells of a task's own inlets and outlets.
+
+    The provider does so only for tasks that tell nothing themselves, and an old one leaves assets out.
+
+    :param task: the operator.
+    :param task_instance: its task instance.
+    """
+    from airflow.providers.openlineage.extractors import ExtractorManager, OperatorLineage
+    from airflow.providers.openlineage.utils import utils
+
+    lineage: OperatorLineage[Any, Any] = OperatorLineage()
+    manager = ExtractorManager()
+    extract = manager.extract_inlets_and_outlets
+    # Newer ones look for what was added to aliases, too.
+    more = {"task_instance": task_instance} if "task_instance" in inspect.signature(extract).parameters else {}
+    extract(lineage, task, **more)
+    for declared, found in ((task.inlets, lineage.inputs), (task.outlets, lineage.outputs)):
+        left_out = [
+            one for one in declared if isinstance(one, Asset) and manager.convert_to_ol_dataset(one) is None
+        ]
+        found += [named for one in left_out if (named := utils.translate_airflow_asset(one, None)) is not None]
+    return lineage

@@ -42,6 +42,15 @@ _CONNECTION_TYPE: dict[str, Any] = {
     },
 }
 
+# So that the URI of a notebook is checked where a DAG names it, and OpenLineage reports such assets of any task.
+_ASSET_URIS: list[dict[str, Any]] = [
+    {
+        "schemes": ["sagemaker-studio"],
+        "handler": "airflow_provider_smstudio.assets.sanitize_uri",
+        "to_openlineage_converter": "airflow_provider_smstudio.assets.convert_asset_to_openlineage",
+    }
+]
+
 
 def get_provider_info() -> dict[str, Any]:
     """Return the provider's metadata, in a form that is valid on Airflow 2.11 to 3.3."""
@@ -83,5 +92,7 @@ def get_provider_info() -> dict[str, Any]:
                 ],
             }
         ],
+        "asset-uris": _ASSET_URIS,
+        "dataset-uris": _ASSET_URIS,  # their name in 2.11
         "extra-links": ["airflow_provider_smstudio.links.notebook.SageMakerStudioNotebookLink"],
     }

@@ -21,7 +21,8 @@ from airflow_provider_smstudio.studio.errors import (
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_smstudio._compat import Context
+    from airflow_provider_smstudio._compat import Context, OperatorLineage
+    from airflow_provider_smstudio._lineage import RunLineage
     from airflow_provider_smstudio.studio.conduct import Handover
     from airflow_provider_smstudio.studio.job import NotebookJob
     from airflow_provider_smstudio.studio.runner import NotebookRunner
@@ -40,6 +41,9 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
     ends. Kernel and session are removed afterwards, whatever happens; killing the task interrupts the cell.
 
     All arguments are templated and checked when the task runs, before a kernel is started.
+
+    Assets among its ``outlets`` are told of the run, an alias gets the executed notebook as its asset
+    (:mod:`airflow_provider_smstudio.assets`), and OpenLineage, where it is set up, hears of both.
 
     :param notebook_path: the notebook, below the Studio home, such as ``reports/daily.ipynb``.
     :param output_path: where the executed notebook goes, below the Studio home. By default beside the source:
@@ -197,12 +201,14 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self._runner: NotebookRunner | None = None
         self._killed = False
+        self._lineage: RunLineage | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run the notebook; see the class.
 
         :param context: the context of the task instance.
         """
+        from airflow_provider_smstudio._lineage import RunLineage
         from airflow_provider_smstudio.studio.conduct import Handover
         from airflow_provider_smstudio.studio.livelog import LiveLog
 
@@ -213,9 +219,12 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
             lambda level, line: self.log.log(level, "%s", line),
             show_output=values.flag("log_output", self.log_output),
         )
-        with closing(self.make_hook().get_studio()) as studio:
+        hook = self.make_hook()
+        with closing(hook.get_studio()) as studio:
+            lineage = self._lineage = RunLineage.of(job, hook.settings)
 
             def announce(path: str) -> None:
+                lineage.output_path = path
                 url = studio.server.output_url(path)
                 SageMakerStudioNotebookLink.persist(context, url)
                 self.log.info("the executed notebook is at %s (%s)", path, url)
@@ -259,6 +268,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         :raises AirflowTaskTimeout: when the run took longer than ``execution_timeout``.
         :raises StudioError: as :meth:`execute`.
         """
+        self._remember(context)
         status = (event or {}).get("status")
         if event is not None and status == "success":
             return self._done(context, dict(event["result"]))
@@ -272,6 +282,18 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         if isinstance(error, CellError):
             error = self._whole(error)
         raise error
+
+    def _remember(self, context: Context) -> None:
+        """Know again what the process knew that has begun the run, for the lineage."""
+        from airflow_provider_smstudio._lineage import RunLineage
+        from airflow_provider_smstudio.studio.notebook import default_output_path
+
+        try:
+            job = self._job(run_name(context), will_retry=False)
+            self._lineage = RunLineage.of(job, self.make_hook().settings)
+            self._lineage.output_path = job.output_path or default_output_path(job.notebook_path, job.run_name)
+        except Exception as error:  # the run is over, and how it ended must be told
+            self.log.warning("the run's lineage is not known: %s", error)
 
     def _whole(self, error: CellError) -> StudioError:
         """Fetch what a cell's error says from the executed notebook; the event has only its summary."""
@@ -292,6 +314,9 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
     def _done(self, context: Context, result: dict[str, Any]) -> dict[str, Any]:
         for name, value in result["values"].items():
             context["ti"].xcom_push(key=name, value=value)
+        if self._lineage is not None:
+            self._lineage.ended(result)
+            self._lineage.tell_outlets(context, self.outlets)
         self.log.info(
             "%s: %s of %s cells ran in %.1f s; the executed notebook is %s",
             result["status"],
@@ -301,6 +326,22 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
             result["output_path"],
         )
         return result
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Tell OpenLineage's provider what was read and written; it calls this at the end of the task.
+
+        :param task_instance: the task instance.
+        """
+        from airflow_provider_smstudio._lineage import openlineage
+
+        return openlineage(self._lineage, self, task_instance)
+
+    def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """Tell the same of a run that failed, with the executed notebook as far as there is one.
+
+        :param task_instance: the task instance.
+        """
+        return self.get_openlineage_facets_on_complete(task_instance)
 
     def on_kill(self) -> None:
         """Interrupt the cell, save the notebook and remove the kernel.

@@ -35,16 +35,21 @@ def migrated_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def dags_test(migrated_home: Path, tmp_path: Path) -> Callable[[str, Mapping[str, str]], DagRun]:
-    """Give a function that runs ``airflow dags test`` in a fresh Airflow."""
+def dags_test(migrated_home: Path, tmp_path: Path) -> Callable[..., DagRun]:
+    """Give a function that runs ``airflow dags test`` in a fresh Airflow; it knows other DAGs if they are written."""
 
-    def run(dag_id: str, environment: Mapping[str, str]) -> DagRun:
+    def run(dag_id: str, environment: Mapping[str, str], *, write_dags: bool = False) -> DagRun:
         home = tmp_path / "airflow"
         # The config file names the home in which it was made.
         shutil.copytree(migrated_home, home, ignore=shutil.ignore_patterns("airflow.cfg", "logs"))
+        env = plain_environment(home, **environment)
+        if write_dags:
+            subprocess.run(
+                [sys.executable, "-m", "airflow", "dags", "reserialize"], env=env, check=True, timeout=120
+            )
         process = subprocess.Popen(
             [sys.executable, "-m", "airflow", "dags", "test", dag_id],
-            env=plain_environment(home, **environment),
+            env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
