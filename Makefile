@@ -103,8 +103,8 @@ live-deferred-oldest: $(OLDEST_READY) ## The same on the oldest Airflow supporte
 	DEFERRED_RUNS=$(or $(RUNS),50) $(OLDEST)/bin/python -m pytest -o timeout=3000 tests/live/test_deferred.py
 
 # Thirty days, five of which fail, eight at a time; DATABASE=sqlite for the other one. Postgres must be installed.
-LIVE_BACKFILL = BACKFILL_DAYS=$(or $(DAYS),30) BACKFILL_BAD=5 BACKFILL_ACTIVE=8 BACKFILL_DATABASE=$(or $(DATABASE),postgres) \
-  $(1)/bin/python -m pytest tests/live/test_backfill.py
+LIVE_BACKFILL = BACKFILL_DAYS=$(or $(DAYS),30) BACKFILL_BAD=5 BACKFILL_ACTIVE=8 BACKFILL_KILLS=30 BACKFILL_DATABASE=$(or $(DATABASE),postgres) \
+  $(1)/bin/python -m pytest -o faulthandler_timeout=0 tests/live/test_backfill.py tests/live/test_killed_backfill.py
 
 .PHONY: live-backfill
 live-backfill: $(READY) ## 30 days of backfill on a real Airflow; DAYS=n, DATABASE=postgres or sqlite
@@ -122,6 +122,13 @@ bench: $(UV) ## Measure the client beside its peers; takes many minutes
 	$(UV) venv --quiet --allow-existing $(BENCH)
 	$(UV) pip install --quiet --python $(BENCH)/bin/python --editable '.[local]' --group bench
 	$(BENCH)/bin/python benchmarks/cells.py $(BENCH_ARGS)
+
+BENCH_AIRFLOW := .venv-bench-airflow
+.PHONY: bench-backfill
+bench-backfill: $(UV) ## Measure a backfill beside PapermillOperator, on a real Airflow with Postgres
+	$(UV) venv --quiet --allow-existing $(BENCH_AIRFLOW)
+	$(UV) pip install --quiet --python $(BENCH_AIRFLOW)/bin/python --editable '.[local]' --group bench-backfill '$(AIRFLOW)'
+	$(BENCH_AIRFLOW)/bin/python benchmarks/backfill.py $(BENCH_ARGS)
 
 .PHONY: build
 build: $(UV) ## Build the wheel and the source distribution into dist/

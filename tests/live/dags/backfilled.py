@@ -42,6 +42,7 @@ for dag_id in ("backfilled", "backfilled_too"):
                 create_output_folder=True,
                 parameters={"dag": dag_id, "day": DAY, "seconds": os.environ.get("BACKFILL_SECONDS", "1")},
                 skip_if_output_complete=True,
+                pool=os.environ.get("BACKFILL_POOL", "default_pool"),
                 deferrable=bool(os.environ.get("BACKFILL_DEFERRABLE")),
                 defer_after=2,
             )
