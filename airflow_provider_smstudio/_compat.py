@@ -65,13 +65,27 @@ else:
 
     # Masks in this process only, from any thread. In a triggerer mask_secret would also tell the supervisor, which
     # Airflow 3.0 to 3.2 can do from the event loop's own thread only.
-    try:  # 3.2+
+    try:  # 3.1+
         from airflow.sdk._shared.secrets_masker import mask_secret as mask_secret_here
     except ImportError:
-        try:  # 3.0, 3.1
-            from airflow.sdk.execution_time.secrets_masker import mask_secret as mask_secret_here
+        try:  # 3.0
+            from airflow.sdk.execution_time.secrets_masker import _secrets_masker
         except ImportError:  # 2.11
             mask_secret_here = mask_secret
+        else:
+            _tell_all = mask_secret
+
+            def mask_secret_here(secret: Any, name: str | None = None) -> None:
+                """Mask a secret in this process only."""
+                _secrets_masker().add_mask(secret, name)
+
+            def mask_secret(secret: Any, name: str | None = None) -> None:
+                """Mask a secret. ``dags test`` has no supervisor, and would print here what it tells it."""
+                from airflow.sdk.execution_time import task_runner
+
+                mask_secret_here(secret, name)
+                if type(getattr(task_runner, "SUPERVISOR_COMMS", None)).__name__ != "InProcessSupervisorComms":
+                    _tell_all(secret, name)
 
     try:  # 3.1+
         from airflow.sdk import BaseHook

@@ -70,3 +70,26 @@ def test_backfills_of_two_dags_share_an_app(tmp_path: Path) -> None:
             assert it.outputs(dag) == {day: f"report of {day}\n" for day in it.days}
         assert it.app_life()[0] == it.app_life()[1]
         it.assert_nothing_left()
+
+
+def test_the_next_try_of_a_day_goes_on_from_the_failed_cell(tmp_path: Path) -> None:
+    count = 3
+    bad = days(count)[1]
+    settings = {
+        "BACKFILL_RETRIES": "1",
+        "BACKFILL_RETRY_DELAY": "15",
+        "BACKFILL_RESUME": "failed_cell",
+        "BACKFILL_CATCHUP": "yes",
+    }
+    with Backfills.on(tmp_path, count, count, **settings) as it:
+        it.bad_days([bad])
+        it.airflow.cli("dags", "unpause", "-y", ONE)
+        waiting = "SELECT 1 FROM task_instance WHERE task_id = 'report' AND state = 'up_for_retry'"
+        it.airflow.until(lambda: it.airflow.query(waiting), 180, "the first try to fail")
+        it.bad_days([])
+        it.until_over(ONE)
+        # The cells before the one that failed ran in the first try only, and its kernel had their variables.
+        assert it.ran(ONE) == once(it.days), it.airflow.logs(40)
+        assert it.outputs(ONE) == {day: f"report of {day}\n" for day in it.days}
+        assert (it.app_life(), it.kernels_started) == ((1, 1), count)
+        it.assert_nothing_left()

@@ -31,7 +31,7 @@ for dag_id in ("backfilled", "backfilled_too"):
         default_args={
             **STUDIO,
             "retries": int(os.environ.get("BACKFILL_RETRIES", "0")),
-            "retry_delay": timedelta(seconds=1),
+            "retry_delay": timedelta(seconds=float(os.environ.get("BACKFILL_RETRY_DELAY", "1"))),
         },
     ) as dag:
         with sagemaker_studio_app(stop={"idle_minutes": 0, "linger": 60, "deferrable": True}):
@@ -42,6 +42,7 @@ for dag_id in ("backfilled", "backfilled_too"):
                 create_output_folder=True,
                 parameters={"dag": dag_id, "day": DAY, "seconds": os.environ.get("BACKFILL_SECONDS", "1")},
                 skip_if_output_complete=True,
+                resume=os.environ.get("BACKFILL_RESUME", "auto"),
                 pool=os.environ.get("BACKFILL_POOL", "default_pool"),
                 deferrable=bool(os.environ.get("BACKFILL_DEFERRABLE")),
                 defer_after=2,
