@@ -12,6 +12,7 @@ from urllib.parse import parse_qs, unquote
 
 from airflow_provider_smstudio.local.apps import AppSlot
 from airflow_provider_smstudio.local.faults import Faults
+from airflow_provider_smstudio.local.instance import PATH, metrics_answer
 from airflow_provider_smstudio.local.login import Logins
 from airflow_provider_smstudio.local.proxy import Carrier, Upstream, bad_gateway, carry, forward
 from airflow_provider_smstudio.local.switches import Switches
@@ -107,11 +108,19 @@ class Door:
         connection.target = request.path
         connection.login = self.logins.find("; ".join(request.headers.all("cookie")), self.name)
         if self._is_app_path(request.path) and connection.login and self._port():
+            if self._tells_of_instance(request):
+                told = metrics_answer(self.switches.memory_percent)
+                return await answer(connection.stream, request, told)
             return await self._forward(request, connection)
         return await answer(connection.stream, request, self._own_answer(request, connection.login))
 
     def _is_app_path(self, path: str) -> bool:
         return bool(self.base) and (path == self.base or path.startswith(self.base + "/"))
+
+    def _tells_of_instance(self, request: Request) -> bool:
+        """Whether an extension of the server would answer this: one that AWS adds to the images of spaces."""
+        wanted = request.method == "GET" and request.path == self.base + PATH
+        return wanted and self.switches.instance_metrics and self.slot is not None and not self.slot.is_classic
 
     def _port(self) -> int | None:
         return self.slot.port if self.slot else None

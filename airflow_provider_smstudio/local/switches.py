@@ -14,6 +14,7 @@ _CHOICES: dict[str, tuple[str | bool, ...]] = {
     "auth_mode": ("IAM", "SSO"),
     "refuse_connections": (False, True),
     "replay": (False, True),
+    "instance_metrics": (False, True),
 }
 _TEXTS = ("no_capacity", "no_quota", "denied")
 _SECONDS = ("http_delay", "save_delay")
@@ -39,6 +40,8 @@ def _wanted(name: str, value: Any) -> str | None:
         return "a list of texts"
     if name == "idle_timeout" and value is not None and not (number and value > 0):
         return "a number of seconds above 0, or None"
+    if name == "memory_percent" and value is not None and not (number and 0 <= value <= 100):
+        return "a number from 0 to 100, or None"
     return None
 
 
@@ -153,6 +156,13 @@ class Switches:
     """Whether the server hands over what a client missed while its websocket was broken. False: each websocket
     is a new client to the server. So it was in Classic, as far as its public ancestor nb2kg tells: what came
     meanwhile is lost, and the replies to earlier requests never come."""
+
+    instance_metrics: bool = True
+    """Whether a space tells of its instance, at ``aws/sagemaker/api/instance/metrics``; False: 404, as where an
+    image lacks the extension by AWS. Classic never does."""
+
+    memory_percent: float | None = None
+    """How much of the instance's memory it tells to be in use, 0 to 100; None: as much of this machine's as is."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self.__dataclass_fields__:

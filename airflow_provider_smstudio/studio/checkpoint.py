@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio import verdicts
-from airflow_provider_smstudio.studio.errors import RunError, RunKilledError, StudioError
+from airflow_provider_smstudio.studio.errors import RunError, RunKilledError, StudioError, from_plain
 from airflow_provider_smstudio.studio.notebook import METADATA_KEY
 
 SESSION_PREFIX = "smstudio-"
@@ -147,6 +147,9 @@ def error_of(saved: NotebookNode) -> StudioError | None:
     if state == "killed":
         return RunKilledError("the run was stopped")
     if state in ("failed", "cell-failed"):
+        told = _record(saved).get("error")
+        if isinstance(told, Mapping):
+            return from_plain({"type": told.get("type"), "message": told.get("message")})
         return RunError("the run has failed; its log says why")
     return None
 

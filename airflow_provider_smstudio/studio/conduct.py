@@ -33,6 +33,7 @@ class Handover:
     :ivar unbroken: nothing was lost on the way so far.
     :ivar resumed: whether an earlier try had begun the run.
     :ivar shown: how many outputs of the running cell are in the task's log already.
+    :ivar memory_level: what the log says already of the instance's memory: :attr:`MemoryGauge.level`.
     """
 
     job: NotebookJob
@@ -44,6 +45,7 @@ class Handover:
     unbroken: bool
     resumed: bool
     shown: int = 0
+    memory_level: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as a dict of plain values."""

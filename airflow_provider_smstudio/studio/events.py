@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio.errors import StudioError
+from airflow_provider_smstudio.studio.instance import Reading
 from airflow_provider_smstudio.studio.notebook import CodeCell
 from airflow_provider_smstudio.studio.wire import Message
 
@@ -147,6 +148,17 @@ class CellFinished:
 
 
 @dataclass(frozen=True)
+class InstanceMemory:
+    """How full the memory of the machine is that the kernel shares with others.
+
+    :ivar change: why it is told: ``instance.FIRST``, ``RISE`` (to a threshold: a warning) or ``FALL``.
+    """
+
+    reading: Reading
+    change: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """The run is over; ``error`` is None after success."""
 
@@ -172,4 +184,5 @@ Event: TypeAlias = (
     | OutputRecovered
     | RecordEnded
     | CellSentAgain
+    | InstanceMemory
 )

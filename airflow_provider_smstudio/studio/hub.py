@@ -51,6 +51,13 @@ class SharedStudio:
         async with self._saves:
             return await in_thread(self._threads, work, *args, **kwargs)
 
+    def begin(self, work: Callable[[], None]) -> None:
+        """Have something done in a thread that nobody waits for.
+
+        :raises RuntimeError: when there are no threads any more.
+        """
+        self._threads.submit(work)
+
 
 async def in_thread(threads: ThreadPoolExecutor | None, work: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
     """Make a blocking call in a thread, with the caller's context, by which logs find their way."""

@@ -42,6 +42,7 @@ class Ledger:
             self._zero -= (self._zero_at - first).total_seconds()
             self._zero_at = first
         self._run["state"] = "running"
+        self._run.pop("error", None)
 
     def kernel_ready(self, info: Mapping[str, Any], *, records: bool) -> None:
         """Note the kernel's language, as its ``kernel_info_reply`` tells it, and its kind."""
@@ -140,6 +141,8 @@ class Ledger:
         """Note that the run ended, by which error, and whether the notebook ended it before its last cell."""
         failed = error is not None
         self._run["state"] = _state(error, early=early)
+        if error is not None and self._run["state"] == "failed":  # nothing else in the notebook says why
+            self._run["error"] = {"type": type(error).__name__, "message": error.message}
         if not failed and not early:
             for cell in self._notebook.cells:  # as papermill does with cells that had nothing to run
                 if cell.metadata["papermill"]["status"] == "pending":

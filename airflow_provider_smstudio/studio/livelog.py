@@ -14,6 +14,7 @@ from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import CellError
+from airflow_provider_smstudio.studio.instance import RISE, describe
 from airflow_provider_smstudio.studio.notebook import CodeCell
 
 Write = Callable[[int, str], None]
@@ -105,6 +106,8 @@ class LiveLog:
             self._write(logging.WARNING, f"OUTPUT LOST in cell {event.cell.number}: {event.reason}")
         elif isinstance(event, _CONNECTION):
             self._write(*_about_the_connection(event))
+        elif isinstance(event, ev.InstanceMemory):
+            self._memory(event)
         elif isinstance(event, ev.CellFinished):
             self._finished(event)
         elif isinstance(event, ev.Finished):
@@ -157,10 +160,19 @@ class LiveLog:
             for key in [key for key in self._streams if key[0] == cell.number]:
                 for line in self._streams.pop(key).rest():
                     self._line(cell, line)
+        self._close_group()
+        self._current = None
+
+    def _memory(self, event: ev.InstanceMemory) -> None:
+        if event.change == RISE:
+            self._close_group()  # a warning must not be folded away
+        level = logging.WARNING if event.change == RISE else logging.INFO
+        self._write(level, describe(event.reading, event.change))
+
+    def _close_group(self) -> None:
         if self._group_open:
             self._info("::endgroup::")
             self._group_open = False
-        self._current = None
 
     def _info(self, line: str) -> None:
         self._write(logging.INFO, line)

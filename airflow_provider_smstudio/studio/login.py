@@ -124,6 +124,22 @@ class StudioSession:
             "Check that the role has sagemaker:CreatePresignedDomainUrl, and from which network it allows it"
         )
 
+    def glance(self, path: str, *, timeout: float) -> requests.Response:
+        """Send a GET just once, for what is good to know: neither another try nor another login follows.
+
+        :param path: the path below the base URL, percent-encoded.
+        :param timeout: longest silence of the server, in seconds.
+        :return: the answer, whatever it is; a 401 or 403 may mean that the login has ended.
+        :raises ServerError: when no answer came, or there has been no login yet.
+        """
+        if self._logins == 0:
+            raise ServerError(f"GET {path} was not sent: there has been no login", method="GET", path=path)
+        url = f"{self._origin}{BASE_PATHS[self.app_type]}/{path}"
+        try:
+            return self._http.get(url, allow_redirects=False, timeout=timeout, verify=self._verify)
+        except requests.RequestException as error:
+            raise ServerError(f"no answer to GET {path}: {_describe(error)}", method="GET", path=path) from None
+
     def websocket(self, path: str) -> tuple[str, str]:
         """Return URL and ``Cookie`` header for a websocket.
 

@@ -17,6 +17,7 @@ class RunOptions:
     :ivar check_interval: silence after which the server is asked whether the kernel still exists.
     :ivar settle_time: silence after which a cell's missing ``execute_reply`` or ``idle`` is looked into.
     :ivar heartbeat_interval: time between two requests that show a running cell to Studio's idle shutdown.
+    :ivar memory_interval: time between two looks at the memory of a space's instance.
     :ivar unheard_limit: how long a request may go without any sign that the kernel has it.
     :ivar reconnect_timeout: how long a lost connection is tried to be made again.
     :ivar record: have an IPython kernel keep a record of the run's requests and of their output.
@@ -36,6 +37,7 @@ class RunOptions:
     check_interval: float = 10.0
     settle_time: float = 10.0
     heartbeat_interval: float = 60.0
+    memory_interval: float = 30.0
     unheard_limit: float = 5.0
     reconnect_timeout: float = 600.0
     record: bool = True

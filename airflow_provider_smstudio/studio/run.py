@@ -43,6 +43,7 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.events import Event
 from airflow_provider_smstudio.studio.execution import count_request
+from airflow_provider_smstudio.studio.instance import MemoryGauge
 from airflow_provider_smstudio.studio.link import Link
 from airflow_provider_smstudio.studio.options import RunOptions
 from airflow_provider_smstudio.studio.wire import Message, WireError, parent_id, request
@@ -96,6 +97,8 @@ class NotebookRun(CellFlow):
         self._shown = shown
         self.never_answered = False
         """Whether the run ended because its kernel, though alive, never said a word."""
+        self.memory = MemoryGauge(self._options.memory_interval)
+        """How full the memory under the kernel is; the driver has it read."""
         self._where = where
         self._link = Link(self._options.reconnect_timeout)
         # What kind of kernel it is may not have been saved yet.
@@ -294,6 +297,11 @@ class NotebookRun(CellFlow):
     def rests_between_cells(self) -> bool:
         """Whether a cell's answer is lost if nobody is connected when it comes: no cell may run meanwhile."""
         return self._kernel_known and not self._options.replays and not self._recording
+
+    @property
+    def at_work(self) -> bool:
+        """Whether the kernel has answered and the run is not over."""
+        return self._ready and not self.finished
 
     @property
     def _kernel_known(self) -> bool:
@@ -501,6 +509,8 @@ class NotebookRun(CellFlow):
         if how in (verdicts.CRASHED, verdicts.STARTED_AGAIN):
             place = f" on {self._where}" if self._where else ""
             hint = f". The usual reason of a crash is that memory ran out{place}"
+        full = self.memory.before(now)
+        hint += f"; {full}" if full else ""
         error = KernelDiedError(
             f"the kernel died{self._during()}: {how}{hint}. Its variables are gone, so nothing more was run",
             cell_number=current.number if current else None,

@@ -28,6 +28,7 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
 from airflow_provider_smstudio.studio.lease import KernelLease
+from airflow_provider_smstudio.studio.metering import in_daemon, look
 from airflow_provider_smstudio.studio.preparing import Prepared, prepare
 from airflow_provider_smstudio.studio.run import NotebookRun
 from airflow_provider_smstudio.studio.saving import NotebookSaver
@@ -348,6 +349,7 @@ class NotebookRunner:
             unbroken=self._unbroken,
             resumed=resumed,
             shown=run.shown,
+            memory_level=run.memory.level,
         )
 
     def _step(self, run: NotebookRun) -> None:
@@ -368,6 +370,7 @@ class NotebookRunner:
             self._lose(run, error)
             return
         now = time.monotonic()
+        self._carry_out(run, look(run, self._server.meter, in_daemon, now))
         if message is not None:
             self._carry_out(run, run.receive(message, now))
         if message is None or (deadline is not None and now >= deadline):

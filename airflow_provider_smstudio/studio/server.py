@@ -23,6 +23,7 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.kernelspecs import KernelChoice, KernelSpecs
 from airflow_provider_smstudio.studio.login import StudioSession
+from airflow_provider_smstudio.studio.metering import InstanceMeter
 
 _T = TypeVar("_T")
 
@@ -33,10 +34,12 @@ class JupyterServer:
     Its methods raise :class:`ServerError` for answers that they do not expect, and what ``session`` raises.
 
     :param session: the authenticated session.
+    :ivar meter: tells how full the memory of a space's instance is; it raises nothing.
     """
 
     def __init__(self, session: StudioSession) -> None:
         self.session = session
+        self.meter = InstanceMeter(session)
 
     @property
     def classic(self) -> bool:

@@ -36,6 +36,7 @@ from airflow_provider_smstudio.studio.errors import (
 from airflow_provider_smstudio.studio.hub import Hub, SharedStudio, in_thread
 from airflow_provider_smstudio.studio.job import RunResult
 from airflow_provider_smstudio.studio.lease import KernelLease
+from airflow_provider_smstudio.studio.metering import look
 from airflow_provider_smstudio.studio.run import NotebookRun
 from airflow_provider_smstudio.studio.spool import NotebookSpool
 from airflow_provider_smstudio.studio.wire import Message
@@ -121,6 +122,7 @@ class NotebookWatcher:
             await self._give_back()
             return self._result(notebook)
         run = self._run = self._resume(notebook, session)
+        run.memory.go_on(self._handover.memory_level)
         await self._take(session)
         await self._drive(run)
         return await self._end(run)
@@ -270,6 +272,8 @@ class NotebookWatcher:
                 await self._lose(run, error)
                 return
         now = time.monotonic()
+        if run.memory.due(now):
+            await self._carry_out(run, look(run, self._server.meter, self._shared.begin, now))
         if message is not None:
             await self._carry_out(run, run.receive(message, now))
         if message is None or (due is not None and now >= due):

@@ -744,6 +744,9 @@ def test_only_a_running_server_restarts() -> None:
         ("websocket_refusal_status", "502"),
         ("idle_timeout", 0),
         ("replay", None),
+        ("instance_metrics", None),
+        ("memory_percent", 101),
+        ("memory_percent", "90"),
     ],
 )
 def test_wrong_values_of_switches(name: str, value: object) -> None:
@@ -752,8 +755,8 @@ def test_wrong_values_of_switches(name: str, value: object) -> None:
 
 
 def test_faults_on_the_command_line() -> None:
-    given = [cli._switch(text) for text in ("replay=false", "http_errors=3", "idle_timeout=1.5")]
-    assert given == [("replay", False), ("http_errors", 3), ("idle_timeout", 1.5)]
+    given = [cli._switch(text) for text in ("replay=false", "http_errors=3", "memory_percent=97.5")]
+    assert given == [("replay", False), ("http_errors", 3), ("memory_percent", 97.5)]
 
 
 def test_counting_down_from_several_threads() -> None:

@@ -9,6 +9,8 @@ from nbformat.v4 import new_output
 
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import CellError, CellTimeoutError
+from airflow_provider_smstudio.studio.instance import FIRST as FIRST_READING
+from airflow_provider_smstudio.studio.instance import RISE, Memory, Reading
 from airflow_provider_smstudio.studio.livelog import LineSplitter, LiveLog
 from airflow_provider_smstudio.studio.notebook import CodeCell
 
@@ -171,6 +173,25 @@ def test_lost_output_is_loud() -> None:
     recorder = Recorder()
     recorder.log(ev.OutputLost(FIRST, "the data rate limit was exceeded"))
     assert recorder.written == [(logging.WARNING, "OUTPUT LOST in cell 1: the data rate limit was exceeded")]
+
+
+def test_a_warning_about_memory_is_not_folded_away() -> None:
+    recorder = Recorder()
+    recorder.log(ev.CellStarted(FIRST, 1))
+    recorder.stream("one\n")
+    recorder.log(ev.InstanceMemory(Reading(Memory(19.0), 0.0), FIRST_READING))
+    recorder.log(ev.InstanceMemory(Reading(Memory(91.0), 0.0), RISE))
+    recorder.stream("two\n")
+    assert [line for line in recorder.lines()[2:] if "91" not in line] == [
+        "one",
+        "the instance's memory: 19 % in use",
+        "::endgroup::",
+        "::group::output of cell 1",
+        "two",
+    ]
+    (warning,) = [line for level, line in recorder.written if level == logging.WARNING]
+    assert recorder.lines()[5] == warning
+    assert "91 % in use" in warning
 
 
 def test_output_may_be_switched_off() -> None:

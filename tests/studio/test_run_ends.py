@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
+
 import messages as m
 import pytest
 from run_driver import BROKEN, Driver, kinds, only
 
 from airflow_provider_smstudio.studio import events as ev
+from airflow_provider_smstudio.studio.checkpoint import error_of
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     CellTimeoutError,
@@ -16,6 +19,7 @@ from airflow_provider_smstudio.studio.errors import (
     RunKilledError,
     UnknownOutcomeError,
 )
+from airflow_provider_smstudio.studio.instance import Memory, Reading
 
 
 def everything_after(driver):
@@ -114,6 +118,19 @@ def test_a_crash_names_the_usual_reason_and_the_machine():
     driver = Driver("a", where=None).ready()
     driver.feed(m.restarting())
     assert "memory ran out." in str(driver.error)
+
+
+@each_late_death
+def test_a_dead_kernels_error_tells_how_full_the_memory_was(die):
+    driver = Driver("a").ready()
+    driver.run.memory.take(Reading(Memory(97.2), driver.now - 12), driver.now - 12)
+    die(driver)
+    error = ended(driver, KernelDiedError)
+    assert "; the instance's memory was 97 % full 12 s before. Its variables are gone" in str(error)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    saved = driver.saved[-1].metadata.smstudio.run
+    assert saved.error == {"type": "KernelDiedError", "message": str(error)}
+    assert (type(error_of(driver.saved[-1])), str(error_of(driver.saved[-1]))) == (KernelDiedError, str(error))
 
 
 @pytest.mark.parametrize("state", ["busy", "starting", "unknown", ""])
