@@ -1,7 +1,7 @@
 """The cells of a run: which request is made next, what a message of a cell means, when a cell has ended; pure.
 
-This is the half of :class:`~airflow_provider_smstudio.studio.run.NotebookRun` that knows cells and not time;
-the other half asks the questions, keeps the connection and watches the clock.
+This is the part of :class:`~airflow_provider_smstudio.studio.run.NotebookRun` that knows cells and not time;
+:mod:`connection` watches over the way to the kernel, and the run itself asks the questions and watches the clock.
 
 What has happened while nobody listened is found out in one way, whether the connection broke or a later
 process takes over the run: a question behind the cell in the kernel's queue. When it is answered, everything
@@ -88,7 +88,7 @@ class CellFlow(ABC):
         self._stopping: StudioError | None = None
         self._stop_by: float | None = None
 
-    # --- What the other half does
+    # --- What the other parts do
 
     @abstractmethod
     def _ask(self, kind: str, now: float, *, start: int = 0) -> ev.Send:

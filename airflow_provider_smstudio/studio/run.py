@@ -20,7 +20,6 @@ specification, version 5.
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -30,11 +29,10 @@ from nbformat import NotebookNode
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio import inquiry as iq
 from airflow_provider_smstudio.studio import recorder, verdicts
-from airflow_provider_smstudio.studio.cellflow import CellFlow
+from airflow_provider_smstudio.studio.connection import ConnectedFlow, is_heartbeat
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     CellTimeoutError,
-    ConnectionLostError,
     KernelDiedError,
     KernelStartError,
     RunError,
@@ -44,16 +42,11 @@ from airflow_provider_smstudio.studio.errors import (
 from airflow_provider_smstudio.studio.events import Event
 from airflow_provider_smstudio.studio.execution import count_request
 from airflow_provider_smstudio.studio.instance import MemoryGauge
-from airflow_provider_smstudio.studio.link import Link
 from airflow_provider_smstudio.studio.options import RunOptions
 from airflow_provider_smstudio.studio.wire import Message, WireError, parent_id, request
 
-_BEAT = "-beat"
-_BEATS = 3
-"""So many heartbeats without an answer, and the connection is made anew."""
 
-
-class NotebookRun(CellFlow):
+class NotebookRun(ConnectedFlow):
     """The run of one notebook on one kernel.
 
     :param notebook: the notebook, with its parameters injected and :func:`notebook.begin_metadata` applied;
@@ -100,16 +93,7 @@ class NotebookRun(CellFlow):
         self.memory = MemoryGauge(self._options.memory_interval)
         """How full the memory under the kernel is; the driver has it read."""
         self._where = where
-        self._link = Link(self._options.reconnect_timeout)
-        # What kind of kernel it is may not have been saved yet.
-        self._ready = resumed and self._ledger.recorded is not None
         self._ready_by: float | None = None
-        self._check_at: float | None = None
-        self._patience = self._options.unheard_limit
-        self._reopened_at = now
-        self._reopened = False
-        self._beats = 0
-        self._process: str | None = None
 
     # --- What the driver tells
 
@@ -141,7 +125,7 @@ class NotebookRun(CellFlow):
         if death:
             return self._kernel_died(death, now)
         parent = parent_id(message) or ""
-        if parent.endswith(_BEAT):
+        if is_heartbeat(parent):
             self._beats = 0
             return self._alive(message, now)
         if self._inquiries.owns(parent):
@@ -162,27 +146,6 @@ class NotebookRun(CellFlow):
         if execution is not self._current or self.finished:
             return events  # late output of a cell that has ended
         return [*events, *self._maybe_ended(execution, now)]
-
-    def _know_kernel(self, message: Message) -> None:
-        """Remember which process answers; the server speaks of our requests as well, but not of their states."""
-        msg_type = message["header"].get("msg_type", "")
-        if msg_type == "status" or msg_type.endswith("_reply"):
-            self._process = message["header"].get("session")
-
-    def _alive(self, message: Message, now: float) -> list[Event]:
-        """Take the answer that shows that the kernel is there, and see whether it is the same one.
-
-        An IPython kernel that was started again has another session in its messages. The server tells of that but
-        once, and where that was lost a restarted kernel would be taken for one whose cell still runs.
-        """
-        process = message["header"].get("session")
-        if not process or not message["header"].get("msg_type", "").endswith("_reply"):
-            return []
-        known, self._process = self._process, process
-        if known in (None, process) or not self._ledger.records or self._current is None or self._inquiries:
-            return []
-        self._current.suspect = True
-        return self._ask_behind(now)
 
     def tick(self, now: float) -> list[Event]:
         """Look at the clock: call it at :meth:`next_deadline` and at least once a second or so."""
@@ -219,58 +182,6 @@ class NotebookRun(CellFlow):
         if self._ready:
             times.append(self._saves.next_at())
         return min((time for time in times if time is not None), default=None)
-
-    def kernel_state(self, state: str | None, now: float) -> list[Event]:
-        """Take the server's answer about the kernel.
-
-        :param state: its ``execution_state``, or None when the server knows no such kernel. ``busy`` is no proof
-            of life: the server calls a kernel so long after it was killed. ``idle`` while a cell runs means that
-            its answer may be lost; a question behind it will tell.
-        """
-        if self.finished:
-            return []
-        if state is None or state == "dead":
-            return self._kernel_died(verdicts.CRASHED if state else "the server does not know it any more", now)
-        if self._current is not None and state == "busy":
-            self._current.seen = True  # so the request has reached it
-        if self._current is None or state != "idle" or not self._link.up:
-            return []
-        asked = self._inquiries.oldest()
-        if asked is None:
-            return self._ask_behind(now)
-        return [self._reopen(now)] if now >= asked + self._options.unheard_limit else []
-
-    def disconnected(self, error: StudioError, now: float) -> list[Event]:
-        """Take it that the websocket broke, or that it could not be opened anew."""
-        if self.finished:
-            return []
-        if self._stopping is not None:
-            return self._finish(self._stopping, now)
-        if self._current is not None:
-            self._current.suspect = True
-        self._inquiries.drop()
-        pause = self._link.lost(now)
-        if pause is None:
-            limit = self._options.reconnect_timeout
-            return self._finish(
-                ConnectionLostError(f"the kernel could not be reached for {limit:g} s{self._during()}: {error}"),
-                now,
-            )
-        return [ev.Disconnected(str(error), pause)]
-
-    def reconnected(self, now: float, *, orderly: bool = False) -> list[Event]:
-        """Take it that the websocket is open again.
-
-        :param orderly: the one before was closed in order, so nothing of it was lost.
-        """
-        if self.finished:
-            return []
-        if self._current is not None and not (orderly and self._options.replays):
-            self._current.suspect = True
-        events: list[Event] = [] if self._link.up else [ev.Reconnected(self._link.restored(now))]
-        self._reopened_at = now
-        self._check_at = now + self._options.check_interval
-        return [*events, *self._ask_anew(now)]
 
     def stop(self, reason: str, now: float, *, grace: float | None = None) -> list[Event]:
         """Stop the run: interrupt the running cell, wait for its end a little, and finish.
@@ -313,11 +224,6 @@ class NotebookRun(CellFlow):
         """Whether something of the running cell's end is known, which no snapshot can tell before it has ended."""
         current = self._current
         return current is not None and (current.reply is not None or current.idle)
-
-    @property
-    def unbroken(self) -> bool:
-        """Whether all that the running cell has brought so far has come, as far as this process knows."""
-        return self._link.up and (self._current is None or (self._options.replays and not self._current.suspect))
 
     @property
     def shown(self) -> int:
@@ -427,65 +333,6 @@ class NotebookRun(CellFlow):
     @property
     def _may_install(self) -> bool:
         return self._options.record and self._ledger.records and self._ledger.recorded is None
-
-    def _listen(self, now: float) -> list[Event]:
-        """While the connection is up: is it, and is the kernel there, and has it got what was sent?"""
-        events: list[Event] = []
-        if self._settle_at is not None and now >= self._settle_at:
-            events += self._ask_behind(now)
-        if self._beat_at is not None and now >= self._beat_at:
-            if self._beats >= _BEATS and self._recording:
-                self._reopened = True  # the same channels would not help
-                return [*events, self._reopen(now)]
-            events.append(self._heartbeat(now))
-        unheard_by = self._unheard_by()
-        if unheard_by is not None and now >= unheard_by:
-            return [*events, self._reopen(now)]
-        if self._check_at is not None and now >= self._check_at:
-            self._check_at = now + self._options.check_interval
-            events.append(ev.CheckKernel())
-        return events
-
-    def _reopen(self, now: float) -> ev.Reconnect:
-        """Have the connection made anew, in order.
-
-        Kernels of ipykernel 7.0 to 7.3 may leave a request unread until the next connection comes
-        (ipython/ipykernel#1554): a new one gets it read, and loses nothing.
-        """
-        # Where that did not help, the server may have given us channels that the kernel does not hear: measured on
-        # jupyter_server 2.21 after a connection that broke unseen, and whose successor broke at once. A stranger
-        # gets new ones; he gets no reply to what was sent before, so the kernel's record must know that.
-        fresh = self._reopened and (self._recording or not self._ready)
-        self._reopened = True
-        self._reopened_at, self._patience, self._beats = now, min(2 * self._patience, 60.0), 0
-        return ev.Reconnect(orderly=True, fresh=fresh)
-
-    def _unheard_by(self) -> float | None:
-        """Tell when a sign must have come that the kernel has got what was sent last, None if none is due."""
-        since: float | None = None
-        if self._current is None or self._current.over:
-            since = self._inquiries.oldest()
-        elif not self._current.seen:
-            since = self._current.started
-        return None if since is None else max(since, self._reopened_at) + self._patience
-
-    def _heartbeat(self, now: float) -> ev.Send:
-        """Ask on the control channel, which answers while a cell runs.
-
-        This counts as activity for Studio's idle shutdown, which else may end an app under a silent cell
-        (measured: it moves ``lastActiveTimestamp`` of ``/api/idle``). A kernel that holds Python's lock for long
-        cannot answer, and is well; but where several stay without an answer the connection may be at fault.
-        """
-        self._beat_at = now + self._options.heartbeat_interval
-        self._beats += 1
-        msg_id = f"{uuid.uuid4().hex}{_BEAT}"
-        return ev.Send(
-            request("kernel_info_request", {}, session=self._session_id, channel="control", msg_id=msg_id)
-        )
-
-    def _heard(self) -> None:
-        """Take it that the kernel gets what is sent."""
-        self._patience, self._reopened = self._options.unheard_limit, False
 
     # --- The kernel
 
