@@ -311,14 +311,19 @@ class LocalStudio:
         return self._call(self._list("sessions"))
 
     async def _list(self, what: str) -> list[dict[str, Any]]:
-        port = self._slot.port
-        if port is None:
-            return []
-        try:
-            _, answer = await fetch(port, "GET", f"{self._slot.base}/api/{what}")
-        except (OSError, WireError):
-            return []
-        return list(answer or [])
+        # While a kernel is starting, a Jupyter server may answer with HTTP 500.
+        for _ in range(100):
+            port = self._slot.port
+            if port is None:
+                return []
+            try:
+                status, answer = await fetch(port, "GET", f"{self._slot.base}/api/{what}")
+            except (OSError, WireError):
+                return []
+            if status == 200:
+                return list(answer or [])
+            await asyncio.sleep(0.05)
+        raise RuntimeError(f"the server does not tell its {what}: HTTP {status}")
 
     @property
     def app_status(self) -> str:

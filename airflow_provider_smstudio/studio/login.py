@@ -35,6 +35,9 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _DEAD_STATUSES = ("Terminated", "Failed", "Deleted")
 _TRIES = 3
 _LOGIN_PAUSES = (0.5, 2.0)
+# While a kernel is starting, a Jupyter server may answer GET api/kernels with HTTP 500 (jupyter_server 2.21:
+# its list then holds a kernel without last_activity); in a backfill some kernel often is.
+_PROOF_PAUSES = (0.2, 0.5, 1.0, 2.0)
 _READ_TIMEOUT = 60.0
 
 
@@ -163,6 +166,7 @@ class StudioSession:
         url = f"{self._origin}{BASE_PATHS[self.app_type]}/{path}"
         headers = {**kwargs.pop("headers", {}), "X-XSRFToken": self._xsrf}
         tries = 1 if method == "POST" else _TRIES
+        passing = (500, 502, 503, 504) if method == "GET" else (502, 503, 504)
         for attempt in range(1, tries + 1):
             failure: str
             if hasattr(kwargs.get("data"), "seek"):
@@ -177,7 +181,7 @@ class StudioSession:
                     verify=self._verify,  # a session's own would give way to REQUESTS_CA_BUNDLE
                     **kwargs,
                 )
-                if response.status_code not in (502, 503, 504) or attempt == tries:
+                if response.status_code not in passing or attempt == tries:
                     return response
                 failure = f"HTTP {response.status_code}"
             except requests.RequestException as error:
@@ -336,7 +340,13 @@ class StudioSession:
 
     def _prove(self) -> None:
         """See that Jupyter itself answers: pages of the front door have status 200 as well."""
-        response = self._get(f"{self._origin}{BASE_PATHS[self.app_type]}/api/kernels")
+        url = f"{self._origin}{BASE_PATHS[self.app_type]}/api/kernels"
+        response = self._get(url)
+        for pause in _PROOF_PAUSES:
+            if response.status_code != 500:
+                break
+            time.sleep(pause)
+            response = self._get(url)
         if response.status_code == 200 and not _is_html(response):
             return
         if response.status_code in (401, 403):

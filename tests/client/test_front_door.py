@@ -107,6 +107,27 @@ def test_html_instead_of_the_api_means_not_ready(good: Door) -> None:
         good.session().renew()
 
 
+def test_a_jupyter_server_that_cannot_list_a_kernel_that_starts_is_asked_again(
+    good: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    unhandled = data({"message": "Unhandled error", "reason": None, "traceback": ""}, 500)
+    good.answers[f"{BASE}/api/kernels"] = [unhandled, unhandled, data([]), unhandled, data([])]
+    session = good.session()
+    session.renew()
+    assert session.request("GET", "api/kernels").json() == []
+    assert session.logins == 1
+
+
+def test_a_jupyter_server_that_never_lists_its_kernels_is_not_ready(
+    good: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    good.answers[f"{BASE}/api/kernels"] = data({"message": "Unhandled error"}, 500)
+    with pytest.raises(AppNotReadyError, match=r"as a Jupyter server yet \(HTTP 500\)"):
+        good.session().renew()
+
+
 @pytest.mark.parametrize(
     ("status", "error"),
     [(400, LoginLinkExpiredError), (403, LoginLinkExpiredError), (502, AppNotReadyError), (503, AppNotReadyError)],
@@ -177,6 +198,8 @@ def test_gateways_errors_are_tried_again_but_posts_are_not(good: Door, monkeypat
     assert session.request("PUT", "api/x").status_code == 200
     good.answers[f"{BASE}/api/y"] = [html(status=502), data({})]
     assert session.request("POST", "api/y").status_code == 502
+    good.answers[f"{BASE}/api/z"] = [data({}, 500), data({})]
+    assert session.request("PUT", "api/z").status_code == 500
 
 
 def test_a_request_without_an_answer(good: Door, monkeypatch: pytest.MonkeyPatch) -> None:
