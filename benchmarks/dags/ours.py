@@ -1,4 +1,4 @@
-"""The same notebook for each day: by our operator in a worker, by the same deferred, and by PapermillOperator."""
+"""The same notebook for each day: by our operator in a worker, and by the same deferred."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from datetime import datetime, timedelta
 
 from airflow import DAG
-from airflow.providers.papermill.operators.papermill import PapermillOperator
 
 from airflow_provider_smstudio.operators.app import sagemaker_studio_app
 from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator
@@ -27,8 +26,6 @@ COMMON = {
     "is_paused_upon_creation": True,
     "max_active_runs": int(os.environ.get("BACKFILL_ACTIVE", "4")),
 }
-HOME = os.environ.get("OVERHEAD_HOME", ".")
-
 for kind in ("worker", "deferred"):
     with (
         DAG(dag_id=kind, default_args=STUDIO, **COMMON) as dag,
@@ -44,12 +41,3 @@ for kind in ("worker", "deferred"):
             defer_after=2,
         )
     globals()[kind] = dag
-
-with DAG(dag_id="papermill", **COMMON) as papermill:
-    PapermillOperator(
-        task_id="report",
-        input_nb=f"{HOME}/daily.ipynb",
-        output_nb=f"{HOME}/out/papermill/{DAY}.ipynb",
-        parameters={"day": DAY},
-        kernel_name="python3",
-    )
