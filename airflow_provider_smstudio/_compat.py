@@ -135,6 +135,7 @@ __all__ = [
     "other_runs",
     "outlet_extras",
     "own_lineage",
+    "state_of",
     "was_killed",
 ]
 
@@ -192,10 +193,18 @@ async def is_deferred(trigger: BaseTrigger) -> bool:
     ti: Any = trigger.task_instance
     if ti is None:
         return True
-    return await sync_to_async(_state_of)(ti) == "deferred"
+    try:
+        return await sync_to_async(state_of)(ti) == "deferred"
+    except LookupError:
+        return False
 
 
-def _state_of(ti: Any) -> str | None:
+def state_of(ti: Any) -> str | None:
+    """Ask Airflow for the state of a task instance; None before it is scheduled.
+
+    :param ti: the task instance as a task or a trigger has it.
+    :raises LookupError: when there is no such task instance any more.
+    """
     try:  # 3.0+
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
     except ImportError:  # 2.11
@@ -206,7 +215,7 @@ def _state_of(ti: Any) -> str | None:
         dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=index
     )
     found: dict[str, Any] = states.get(ti.run_id) or {}
-    state = found.get(ti.task_id) if index is None or index < 0 else found.get(f"{ti.task_id}_{index}")
+    state = found[ti.task_id if index is None or index < 0 else f"{ti.task_id}_{index}"]
     return None if state is None else str(state)
 
 

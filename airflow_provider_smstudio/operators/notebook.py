@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_smstudio import _values as values
 from airflow_provider_smstudio._arguments import STUDIO_TEMPLATE_FIELDS, StudioArguments
-from airflow_provider_smstudio._compat import AirflowFailException, AirflowTaskTimeout, BaseOperator, conf
+from airflow_provider_smstudio._compat import (
+    AirflowFailException,
+    AirflowTaskTimeout,
+    BaseOperator,
+    conf,
+    state_of,
+)
 from airflow_provider_smstudio.links.notebook import SageMakerStudioNotebookLink
 from airflow_provider_smstudio.studio.errors import (
     CellError,
@@ -28,6 +35,7 @@ if TYPE_CHECKING:
     from airflow_provider_smstudio.studio.runner import NotebookRunner
 
 _DEADLINE_GRACE = 60.0
+_TO_COME = (None, "scheduled", "queued", "up_for_retry", "up_for_reschedule")
 _LIKE_A_TASK = re.compile(r"[\w.-]*\.")
 _LIKE_AN_INDEX = re.compile(r"(?:^|\.)[0-9]+$")
 
@@ -201,6 +209,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self._runner: NotebookRunner | None = None
         self._killed = False
+        self._goes_on: Callable[[], bool] | None = None
         self._lineage: RunLineage | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -230,6 +239,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
                 self.log.info("the executed notebook is at %s (%s)", path, url)
 
             self._runner = studio.runner(job, listener=listener, on_output=announce)
+            self._goes_on = partial(_goes_on, context)
             if self._killed:
                 self._runner.stop("the task was killed")
             try:
@@ -344,13 +354,15 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         return self.get_openlineage_facets_on_complete(task_instance)
 
     def on_kill(self) -> None:
-        """Interrupt the cell, save the notebook and remove the kernel.
+        """Interrupt the cell, save the notebook and remove the kernel, unless the task is not over for Airflow.
 
-        Airflow calls this in a signal handler, so it only leaves word; the run ends within seconds.
+        A worker that has to end, as in a rollout, and one that Airflow has given up too early kill their tasks,
+        too. Then the run is left for the next try. Airflow calls this in a signal handler, so it only leaves
+        word; the run ends within seconds.
         """
         self._killed = True
         if self._runner is not None:
-            self._runner.stop("the task was killed")
+            self._runner.stop("the task was killed", unless=self._goes_on)
 
     def _job(self, name: str, *, will_retry: bool) -> NotebookJob:
         from airflow_provider_smstudio.studio.job import NotebookJob
@@ -377,6 +389,16 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
             record_mib=values.mebibytes("record_mib", self.record_mib),
             skip_if_output_complete=values.flag("skip_if_output_complete", self.skip_if_output_complete),
         )
+
+
+def _goes_on(context: Context) -> bool:
+    """Tell whether another try of a task that is being killed goes on with its run, as far as Airflow tells."""
+    try:
+        state = state_of(context["ti"])
+    except Exception:  # whatever it is: then the kernel must not stay
+        return False
+    # Whoever clears a running task, or marks it, has it in another state: restarting, failed, success.
+    return state in _TO_COME or (state == "running" and _will_retry(context))
 
 
 def _without_retry(error: UnknownOutcomeError) -> AirflowFailException:

@@ -68,6 +68,7 @@ class NotebookRunner:
         self._on_output = on_output or (lambda path: None)
         self._where = where
         self._stop_reason: str | None = None
+        self._stop_unless: Callable[[], bool] | None = None
         self._lease = KernelLease(
             server,
             timeout=job.kernel_start_timeout,
@@ -83,13 +84,19 @@ class NotebookRunner:
         self._handed = self._unbroken = False
         self._websocket_id = self._who.client_session
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, *, unless: Callable[[], bool] | None = None) -> None:
         """Ask the run to end soon; for another thread or a signal handler.
 
         The cell is interrupted, the notebook saved, the kernel removed, and :meth:`run` raises
         :class:`RunKilledError`.
+
+        :param unless: asked in the run's own thread, once, while a kernel is at work: whether another process goes
+            on with the run. Then all is left as it is, and :meth:`run` raises :class:`RunTakenOverError`. It must
+            not raise anything.
         """
-        self._stop_reason = self._stop_reason or reason
+        if self._stop_reason is None:
+            self._stop_unless = unless
+            self._stop_reason = reason
 
     def run(self) -> RunResult:
         """Run the notebook to its end.
@@ -304,8 +311,17 @@ class NotebookRunner:
                 if run.may_rest and self._rest(run):
                     return
             if self._stop_reason:
-                self._carry_out(run, run.stop(self._stop_reason, time.monotonic(), grace=KILL_GRACE))
+                self._stop(run, self._stop_reason)
             self._step(run)
+
+    def _stop(self, run: NotebookRun, reason: str) -> None:
+        """Stop the run, or only this process's part in it."""
+        unless, self._stop_unless = self._stop_unless, None
+        if unless is not None and unless():
+            left = RunTakenOverError("this process ends, and the run is left to the one that goes on with it")
+            self._carry_out(run, run.abandon(left, time.monotonic()))
+        else:
+            self._carry_out(run, run.stop(reason, time.monotonic(), grace=KILL_GRACE))
 
     def _rest(self, run: NotebookRun) -> bool:
         """Have the run make no more requests, close its websocket in order, and save how far it is.

@@ -285,25 +285,31 @@ class AirflowStack:
             _kill(pid)
         self.until(lambda: task not in self.pids(), 30, f"process {task} to be gone")
 
-    def mark_failed(self, dag_id: str, run_id: str, task_id: str) -> None:
-        """Mark deferred task instances as failed, as a person does in the UI; here in the database."""
+    def mark_failed(self, dag_id: str, run_id: str, task_id: str, state: str = "deferred") -> None:
+        """Mark task instances in a state as failed, as a person does in the UI; here in the database."""
         self.database.execute(
             "UPDATE task_instance SET state = 'failed' WHERE dag_id = ? AND run_id = ? AND task_id = ?"
-            " AND state = 'deferred'",
-            (dag_id, run_id, task_id),
+            " AND state = ?",
+            (dag_id, run_id, task_id, state),
         )
 
-    def kill(self, component: str, *, below: bool = True) -> None:
+    def kill(self, component: str, *, below: bool = True) -> list[int]:
         """Kill a component by SIGKILL; :meth:`start` starts it anew.
 
-        :param below: with all processes below it. A scheduler's are the workers of the LocalExecutor: without it they
-            live on, and nobody waits for them.
+        :param below: with all processes below it. A scheduler's are the workers of the LocalExecutor.
+        :return: those that live on. They hold the scheduler's connection to the database open, and with it, on
+            Postgres, its locks; so they must end some time, for :meth:`kill_all`.
         """
         process = self._processes.pop(component)
-        children = psutil.Process(process.pid).children(recursive=True) if below else []
-        for pid in (process.pid, *(child.pid for child in children)):
-            _kill(pid)
+        children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        self.kill_all([process.pid, *(children if below else [])])
         process.wait()
+        return [] if below else children
+
+    def kill_all(self, pids: Collection[int]) -> None:
+        """Kill processes by SIGKILL, those that have not ended by themselves."""
+        for pid in pids:
+            _kill(pid)
 
     # ---- tools -------------------------------------------------------------------------------------------
 

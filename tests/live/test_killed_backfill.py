@@ -50,9 +50,12 @@ class Killer:
                 self.killed.append(f"{victim} of {task}")
         else:
             component = victim.split()[0]
-            self._airflow.kill(component, below=victim != "scheduler")
+            left = self._airflow.kill(component, below=victim != "scheduler")
             time.sleep(self._chance.uniform(0, 3))
             self._airflow.start(component)
+            if left:  # the workers outlive their scheduler, and meet the next one
+                time.sleep(self._chance.uniform(0, 15))
+                self._airflow.kill_all(left)
             self.killed.append(victim)
         self._next.pop()
 
