@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from airflow_stack import AIRFLOW_2
-from backfills import ONE, OTHER, Backfills, days, number
+from backfills import ONE, OTHER, SLOW, Backfills, days, number
 
-DAYS = number("BACKFILL_DAYS", 6)
+DAYS = number("BACKFILL_DAYS", 4 if SLOW else 6)
 BAD = days(DAYS)[1 :: max(DAYS // number("BACKFILL_BAD", 2), 1)]
 ACTIVE = number("BACKFILL_ACTIVE", 4)
 

@@ -13,8 +13,8 @@ from backfills import ONE, SLOW, Backfills, number
 
 log = logging.getLogger(__name__)
 
-DAYS = number("BACKFILL_DAYS", 4)
-KILLS = number("BACKFILL_KILLS", 6)
+DAYS = number("BACKFILL_DAYS", 3 if SLOW else 4)
+KILLS = number("BACKFILL_KILLS", 4 if SLOW else 6)
 SEED = number("BACKFILL_SEED", 1)
 ACTIVE = number("BACKFILL_ACTIVE", 4)
 # What Airflow does about lost components within minutes, it does here within seconds.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from backfills import ONE, Backfills
+from backfills import ONE, SLOW, Backfills
 
-DAYS, SLOTS = 5, 2
+DAYS, SLOTS = 3 if SLOW else 5, 2
 
 
 @pytest.mark.airflow
