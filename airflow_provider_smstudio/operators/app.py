@@ -337,8 +337,9 @@ def sagemaker_studio_app(
         with sagemaker_studio_app(studio_conn_id="studio", start={"instance_type": "ml.m5.xlarge"}):
             SageMakerStudioNotebookOperator(task_id="report", notebook_path="a.ipynb", studio_conn_id="studio")
 
-    The two tasks are a setup and a teardown as Airflow has them: clearing a task between clears them as well, and
-    a failure to stop the app does not fail the DAG run.
+    The two tasks are a setup and a teardown as Airflow has them: a failure to stop the app does not fail the DAG
+    run. To run a task between them again, clear the whole DAG run: Airflow 3's UI clears a single task without its
+    setup.
 
     :param group_id: the tasks are ``start_<group_id>`` and ``stop_<group_id>``.
     :param start: further arguments of :class:`SageMakerStudioStartAppOperator`.

@@ -21,6 +21,7 @@ from airflow_provider_smstudio._compat import (
 )
 from airflow_provider_smstudio.links.notebook import SageMakerStudioNotebookLink
 from airflow_provider_smstudio.studio.errors import (
+    AppNotReadyError,
     CellError,
     StudioError,
     UnknownOutcomeError,
@@ -238,7 +239,11 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
                 SageMakerStudioNotebookLink.persist(context, url)
                 self.log.info("the executed notebook is at %s (%s)", path, url)
 
-            self._runner = studio.runner(job, listener=listener, on_output=announce)
+            try:
+                self._runner = studio.runner(job, listener=listener, on_output=announce)
+            except AppNotReadyError:
+                self._name_setups()
+                raise
             self._goes_on = partial(_goes_on, context)
             if self._killed:
                 self._runner.stop("the task was killed")
@@ -249,6 +254,15 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         if isinstance(result, Handover):
             self._hand_over(context, result)
         return self._done(context, result.as_dict())
+
+    def _name_setups(self) -> None:
+        """Say who else must be cleared: Airflow 3's UI clears a task without its setup, which starts the app."""
+        found = self.get_upstreams_only_setups() if self.upstream_task_ids else ()
+        setups = sorted(task.task_id for task in found)
+        if setups:
+            self.log.error(
+                "if the app was started by %s: clear that task as well, or the whole DAG run", ", ".join(setups)
+            )
 
     def _hand_over(self, context: Context, handover: Handover) -> NoReturn:
         """Give the worker slot back."""

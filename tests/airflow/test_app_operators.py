@@ -21,8 +21,14 @@ from airflow_provider_smstudio.operators.app import (
     SageMakerStudioStopAppOperator,
     sagemaker_studio_app,
 )
+from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator
 from airflow_provider_smstudio.studio import app_start, app_stop
-from airflow_provider_smstudio.studio.errors import AppFailedError, InvalidInputError, StudioError
+from airflow_provider_smstudio.studio.errors import (
+    AppFailedError,
+    AppNotReadyError,
+    InvalidInputError,
+    StudioError,
+)
 from airflow_provider_smstudio.triggers import app_change
 from airflow_provider_smstudio.triggers.app_change import SageMakerStudioAppChangeTrigger
 
@@ -265,3 +271,21 @@ def test_the_group_puts_tasks_between() -> None:
     assert begin.downstream_task_ids >= {"one", "stop_studio_app"}
     assert two.downstream_task_ids == {"stop_studio_app", "after"}
     assert end.upstream_task_ids == {"two", "start_studio_app"}
+
+
+def test_a_notebook_without_its_app_names_the_task_that_starts_it(
+    stopped_lab: LocalStudio, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Airflow 3's UI clears a task without its setup."""
+    monkeypatch.setattr(SageMakerStudioNotebookOperator, "log", logging.getLogger("under-test"))
+    with DAG("cleared", start_date=datetime(2026, 11, 1, tzinfo=timezone.utc), schedule=None):
+        with sagemaker_studio_app(**where(stopped_lab)):
+            one = BaseOperator(task_id="one")
+            two = SageMakerStudioNotebookOperator(task_id="two", notebook_path="a.ipynb", **where(stopped_lab))
+            one >> two
+        alone = SageMakerStudioNotebookOperator(task_id="alone", notebook_path="a.ipynb", **where(stopped_lab))
+    for task in (two, alone):
+        with pytest.raises(AppNotReadyError, match="is stopped"):
+            task.execute({"ti": TaskInstance()})
+    told = [record.getMessage() for record in caplog.records if "clear that task" in record.getMessage()]
+    assert told == ["if the app was started by start_studio_app: clear that task as well, or the whole DAG run"]
