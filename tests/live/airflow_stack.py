@@ -332,6 +332,37 @@ class AirflowStack:
             raise RuntimeError(f"airflow {' '.join(arguments)}\n{done.stdout}")
         return done.stdout
 
+    def cli_alone(self, *arguments: str) -> None:
+        """Run a command of Airflow 3 that writes much, while all components that write by themselves stand still.
+
+        With SQLite, ``backfill create`` may else find the database locked in its midst, and leave a part of a backfill
+        that is in the way of every other one (apache/airflow#66726). When a component stands still within a
+        transaction, the command fails at its first write, and may be tried again.
+        """
+        if self.database.parallel:
+            self.cli(*arguments)
+            return
+        writers = [name for name in ("scheduler", "triggerer", "dag-processor") if name in self._processes]
+        for tries_left in (2, 1, 0):
+            pids = [self._processes[name].pid for name in writers]
+            pids += [child.pid for pid in pids for child in psutil.Process(pid).children(recursive=True)]
+            self._signal_all(pids, signal.SIGSTOP)
+            try:
+                self.cli(*arguments)
+                return
+            except RuntimeError as error:
+                if not tries_left or "database is locked" not in str(error):
+                    raise
+            finally:
+                self._signal_all(pids, signal.SIGCONT)
+            time.sleep(1)
+
+    @staticmethod
+    def _signal_all(pids: Collection[int], number: int) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         return self.database.query(sql, values)
 

@@ -115,11 +115,10 @@ class Backfills:
             return
         dates = ["--from-date", first, "--to-date", last, "--max-active-runs", str(active)]
         options = ["--reprocess-behavior", "completed"] if again else []
-        # While DAGs run, SQLite may find itself locked.
         for dag in dags:
             self.airflow.cli("dags", "pause", "-y", dag)
         for dag in dags:
-            self.airflow.cli("backfill", "create", "--dag-id", dag, *dates, *options)
+            self.airflow.cli_alone("backfill", "create", "--dag-id", dag, *dates, *options)
         for dag in dags:
             self.airflow.cli("dags", "unpause", "-y", dag)
 
