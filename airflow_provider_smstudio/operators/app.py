@@ -338,8 +338,8 @@ def sagemaker_studio_app(
             SageMakerStudioNotebookOperator(task_id="report", notebook_path="a.ipynb", studio_conn_id="studio")
 
     The two tasks are a setup and a teardown as Airflow has them: a failure to stop the app does not fail the DAG
-    run. To run a task between them again, clear the whole DAG run: Airflow 3's UI clears a single task without its
-    setup.
+    run, and clearing a task between clears them as well, unless only failed tasks are cleared: clear the whole DAG
+    run then.
 
     :param group_id: the tasks are ``start_<group_id>`` and ``stop_<group_id>``.
     :param start: further arguments of :class:`SageMakerStudioStartAppOperator`.

@@ -256,7 +256,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         return self._done(context, result.as_dict())
 
     def _name_setups(self) -> None:
-        """Say who else must be cleared: Airflow 3's UI clears a task without its setup, which starts the app."""
+        """Say who else must be cleared: where only failed tasks are, the one that starts the app is left out."""
         found = self.get_upstreams_only_setups() if self.upstream_task_ids else ()
         setups = sorted(task.task_id for task in found)
         if setups:

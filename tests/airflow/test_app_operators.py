@@ -276,7 +276,7 @@ def test_the_group_puts_tasks_between() -> None:
 def test_a_notebook_without_its_app_names_the_task_that_starts_it(
     stopped_lab: LocalStudio, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Airflow 3's UI clears a task without its setup."""
+    """As where only the failed tasks of a DAG run are cleared."""
     monkeypatch.setattr(SageMakerStudioNotebookOperator, "log", logging.getLogger("under-test"))
     with DAG("cleared", start_date=datetime(2026, 11, 1, tzinfo=timezone.utc), schedule=None):
         with sagemaker_studio_app(**where(stopped_lab)):
