@@ -333,7 +333,7 @@ class AirflowStack:
         return done.stdout
 
     def cli_alone(self, *arguments: str) -> None:
-        """Run a command of Airflow 3 that writes much, while all components that write by themselves stand still.
+        """Run a command of Airflow that writes, while all components that write by themselves stand still.
 
         With SQLite, ``backfill create`` may else find the database locked in its midst, and leave a part of a backfill
         that is in the way of every other one (apache/airflow#66726). When a component stands still within a

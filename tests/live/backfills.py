@@ -116,11 +116,11 @@ class Backfills:
         dates = ["--from-date", first, "--to-date", last, "--max-active-runs", str(active)]
         options = ["--reprocess-behavior", "completed"] if again else []
         for dag in dags:
-            self.airflow.cli("dags", "pause", "-y", dag)
+            self.airflow.cli_alone("dags", "pause", "-y", dag)
         for dag in dags:
             self.airflow.cli_alone("backfill", "create", "--dag-id", dag, *dates, *options)
         for dag in dags:
-            self.airflow.cli("dags", "unpause", "-y", dag)
+            self.airflow.cli_alone("dags", "unpause", "-y", dag)
 
     def until_over(self, dag: str) -> None:
         """Wait until all DAG runs of it are over, and Airflow knows that the backfill is."""
@@ -147,7 +147,7 @@ class Backfills:
     def clear(self, dag: str, found: Iterable[str]) -> None:
         """Clear the DAG runs of some days, as a person does in the UI."""
         for day in found:
-            self.airflow.cli("tasks", "clear", "-y", "-s", day, "-e", day, dag)
+            self.airflow.cli_alone("tasks", "clear", "-y", "-s", day, "-e", day, dag)
 
     def ran(self, dag: str) -> Counter[tuple[str, str]]:
         """Return how often each day's notebook has begun, and got to its end."""

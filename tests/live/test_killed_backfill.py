@@ -73,7 +73,7 @@ def test_each_day_runs_once_whatever_is_killed(tmp_path: Path, deferrable: str) 
         **IMPATIENT,
     }
     with Backfills.on(tmp_path, DAYS, ACTIVE, **settings) as it:
-        it.airflow.cli("dags", "unpause", "-y", ONE)
+        it.airflow.cli_alone("dags", "unpause", "-y", ONE)
         killer = Killer(it)
         it.airflow.until(lambda: it.ran(ONE), 180, "the first notebook")
         pauses = random.Random(SEED)
