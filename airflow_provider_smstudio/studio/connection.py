@@ -61,6 +61,8 @@ class ConnectedFlow(CellFlow):
         self._reopened = False
         self._beats = 0
         self._process: str | None = None
+        self._replaced = False
+        """Whether another process answers than the one that had the running cell."""
 
     @abstractmethod
     def _ask_anew(self, now: float) -> list[Event]:
@@ -73,7 +75,8 @@ class ConnectedFlow(CellFlow):
 
         :param state: its ``execution_state``, or None when the server knows no such kernel. ``busy`` is no proof
             of life: the server calls a kernel so long after it was killed. ``idle`` while a cell runs means that
-            its answer may be lost; a question behind it will tell.
+            its answer may be lost; a question behind it will tell. So does ``starting``: a kernel that was started
+            again and has run nothing since is called so (measured on jupyter_server 2.21).
         """
         if self.finished:
             return []
@@ -81,12 +84,14 @@ class ConnectedFlow(CellFlow):
             return self._kernel_died(verdicts.CRASHED if state else "the server does not know it any more", now)
         if self._current is not None and state == "busy":
             self._current.seen = True  # so the request has reached it
-        if self._current is None or state != "idle" or not self._link.up:
+        if self._current is None or state not in ("idle", "starting") or not self._link.up:
             return []
         asked = self._inquiries.oldest()
         if asked is None:
             return self._ask_behind(now)
-        return [self._reopen(now)] if now >= asked + self._options.unheard_limit else []
+        # Nobody knows how Studio Classic calls a kernel, and without a record a new connection may lose something.
+        sure = state == "idle" or self._recording
+        return [self._reopen(now)] if sure and now >= asked + self._patience else []
 
     def disconnected(self, error: StudioError, now: float) -> list[Event]:
         """Take it that the websocket broke, or that it could not be opened anew."""
@@ -161,8 +166,8 @@ class ConnectedFlow(CellFlow):
 
     def _unheard_by(self) -> float | None:
         """Tell when a sign must have come that the kernel has got what was sent last, None if none is due."""
-        since: float | None = None
-        if self._current is None or self._current.over:
+        since = self._inquiries.half_answered()
+        if self._current is None or self._current.over or self._replaced:
             since = self._inquiries.oldest()
         elif not self._current.seen:
             since = self._current.started
@@ -184,7 +189,7 @@ class ConnectedFlow(CellFlow):
 
     def _heard(self) -> None:
         """Take it that the kernel gets what is sent."""
-        self._patience, self._reopened = self._options.unheard_limit, False
+        self._patience, self._reopened, self._replaced = self._options.unheard_limit, False, False
 
     def _know_kernel(self, message: Message) -> None:
         """Remember which process answers; the server speaks of our requests as well, but not of their states."""
@@ -196,16 +201,17 @@ class ConnectedFlow(CellFlow):
         """Take the answer that shows that the kernel is there, and see whether it is the same one.
 
         An IPython kernel that was started again has another session in its messages. The server tells of that but
-        once, and where that was lost a restarted kernel would be taken for one whose cell still runs.
+        once, and where that was lost a restarted kernel would be taken for one whose cell still runs. A question
+        is not behind the cell then, so its answer is due: ipykernel 7.0 to 7.3 may leave it unread after a start.
         """
         process = message["header"].get("session")
         if not process or not message["header"].get("msg_type", "").endswith("_reply"):
             return []
         known, self._process = self._process, process
-        if known in (None, process) or not self._ledger.records or self._current is None or self._inquiries:
+        if known in (None, process) or not self._ledger.records or self._current is None:
             return []
-        self._current.suspect = True
-        return self._ask_behind(now)
+        self._replaced = self._current.suspect = True
+        return [] if self._inquiries else self._ask_behind(now)
 
 
 def is_heartbeat(parent: str) -> bool:

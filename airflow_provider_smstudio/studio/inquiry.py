@@ -26,6 +26,7 @@ class Inquiry:
         that runs nothing; the others concern the kernel's record.
     :ivar asked: when, by the monotonic clock.
     :ivar execution: the cell's request that it is about, if any.
+    :ivar half: when one of reply and idle had come, the other being due.
     """
 
     kind: str
@@ -33,6 +34,7 @@ class Inquiry:
     execution: Execution | None
     reply: Mapping[str, Any] | None = None
     idle: bool = False
+    half: float | None = None
 
 
 class Inquiries:
@@ -56,6 +58,14 @@ class Inquiries:
         """Tell when the oldest open question was asked."""
         return min((inquiry.asked for inquiry in self._open.values()), default=None)
 
+    def half_answered(self) -> float | None:
+        """Tell since when one half of an answer has been there alone, None if there is no such question.
+
+        It waits for no cell any more. The other half is lost where the kernel was started again a moment ago and
+        the server did not hear its outputs yet (seen with jupyter_server 2.21).
+        """
+        return min((inquiry.half for inquiry in self._open.values() if inquiry.half is not None), default=None)
+
     def new_id(self) -> str:
         """Make an id for a question that the kernel's record shall not hold."""
         return f"{self._session_id}{HOUSEKEEPING}{uuid.uuid4().hex}"
@@ -73,7 +83,7 @@ class Inquiries:
         """Tell whether a message with this parent belongs to an open question."""
         return parent in self._open
 
-    def take(self, parent: str, message: Message) -> Inquiry | None:
+    def take(self, parent: str, message: Message, now: float) -> Inquiry | None:
         """Take a message that belongs to an open question.
 
         :return: the question when that answered it: reply and idle have come, since only the idle proves that
@@ -86,6 +96,8 @@ class Inquiries:
         elif msg_type == "status" and message["content"].get("execution_state") == "idle":
             inquiry.idle = True
         if inquiry.reply is None or not inquiry.idle:
+            if inquiry.half is None and (inquiry.idle or inquiry.reply is not None):
+                inquiry.half = now
             return None
         del self._open[parent]
         return inquiry

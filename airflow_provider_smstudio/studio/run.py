@@ -130,7 +130,7 @@ class NotebookRun(ConnectedFlow):
             return self._alive(message, now)
         if self._inquiries.owns(parent):
             self._know_kernel(message)
-            inquiry = self._inquiries.take(parent, message)
+            inquiry = self._inquiries.take(parent, message, now)
             return self._answered(inquiry, now) if inquiry else []
         execution = self._executions.get(parent) or self._overhear(parent, now)
         if execution is None or not execution.first_time(message):

@@ -31,10 +31,10 @@ def test_a_question_is_answered_by_reply_and_idle_in_either_order(first):
     if first == "idle":
         answers.reverse()
     assert inquiries.owns(key)
-    assert inquiries.take(key, m.busy(question)) is None
-    assert inquiries.take(key, answers[0]) is None
-    assert inquiries.take(key, answers[0]) is None
-    found = inquiries.take(key, answers[1])
+    assert inquiries.take(key, m.busy(question), 7.0) is None
+    assert inquiries.take(key, answers[0], 7.0) is None
+    assert inquiries.take(key, answers[0], 7.0) is None
+    found = inquiries.take(key, answers[1], 7.0)
     assert (found.kind, found.reply["implementation"]) == (iq.READY, "ipython")
     assert not inquiries.owns(key)
     assert not inquiries
@@ -44,9 +44,9 @@ def test_output_of_a_question_is_no_answer():
     inquiries = iq.Inquiries("s")
     question = ask(inquiries)
     key = question["header"]["msg_id"]
-    assert inquiries.take(key, m.idle(question)) is None
-    assert inquiries.take(key, m.stream(question, "x")) is None
-    assert inquiries.take(key, m.message("odd_reply", {}, question)) is None  # on iopub
+    assert inquiries.take(key, m.idle(question), 7.0) is None
+    assert inquiries.take(key, m.stream(question, "x"), 7.0) is None
+    assert inquiries.take(key, m.message("odd_reply", {}, question), 7.0) is None  # on iopub
     assert inquiries.owns(key)
 
 
@@ -59,6 +59,21 @@ def test_what_is_open_and_since_when():
     assert inquiries.pending(iq.BEHIND, iq.FETCH)
     assert not inquiries.pending(iq.BEHIND)
     assert not inquiries.pending()
+
+
+@pytest.mark.parametrize("first", [m.kernel_info_reply, m.idle])
+def test_since_when_an_answer_is_there_by_half(first):
+    inquiries = iq.Inquiries("s")
+    ask(inquiries, iq.FETCH, 1.0)
+    question = ask(inquiries, iq.STATE, 2.0)
+    key = question["header"]["msg_id"]
+    inquiries.take(key, m.busy(question), 3.0)
+    assert inquiries.half_answered() is None
+    inquiries.take(key, first(question), 4.0)
+    inquiries.take(key, first(question), 5.0)
+    assert inquiries.half_answered() == 4.0
+    inquiries.drop(iq.STATE)
+    assert inquiries.half_answered() is None
 
 
 def test_questions_are_forgotten_by_kind_or_all():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import messages as m
 import pytest
-from run_driver import Driver
+from run_driver import Driver, only
 
+from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import KernelDiedError, UnknownOutcomeError
 
 
@@ -14,8 +15,8 @@ def from_another_process(message):
     return message
 
 
-def beating(*, record):
-    driver = Driver("a", "b", record=record, heartbeat_interval=60)
+def beating(*, record, **options):
+    driver = Driver("a", "b", record=record, heartbeat_interval=60, **options)
     driver.recording() if record else driver.ready()
     driver.feed(m.busy(driver.request), m.stream(driver.request, "one\n"))
     driver.after(60)
@@ -53,6 +54,64 @@ def test_without_a_record_nobody_can_tell_what_became_of_the_cell():
     assert driver.asked[-1] == "count"
     driver.answer(m.counted, 0)
     assert type(driver.error) is UnknownOutcomeError
+
+
+def test_a_question_that_another_process_leaves_unread_is_asked_anew():
+    """Seen with ipykernel 7.3: a kernel that was started again answers its heartbeats and nothing else."""
+    driver = beating(record=True, unheard_limit=5)
+    driver.reconnect()
+    assert driver.asked[-1] == "state 0"
+    driver.feed(from_another_process(m.kernel_info_reply(driver.beats[-1])))
+    assert only(driver.after(5), ev.Reconnect) == [ev.Reconnect(orderly=True)]
+    driver.restore(orderly=True)
+    driver.feed(from_another_process(m.kernel_info_reply(driver.beats[-1])))
+    assert only(driver.after(10), ev.Reconnect) == [ev.Reconnect(orderly=True, fresh=True)]
+    driver.restore(orderly=True)
+    driver.answer(m.no_record)
+    assert type(driver.error) is KernelDiedError
+
+
+def test_a_question_behind_a_cell_may_take_as_long_as_the_cell():
+    driver = beating(record=True, unheard_limit=5)
+    driver.reconnect()
+    driver.feed(m.kernel_info_reply(driver.beats[-1]))
+    assert only(driver.after(30), ev.Reconnect) == []
+
+
+def test_the_server_calls_a_kernel_starting_that_leaves_the_question_unread():
+    """A later process knows no process of the kernel from before."""
+    driver = beating(record=True, unheard_limit=5)
+    driver.reconnect()
+    assert driver.run.kernel_state("starting", driver.now) == []  # the question's answer may be under way
+    driver.now += 5
+    assert driver.take(driver.run.kernel_state("starting", driver.now)) == [ev.Reconnect(orderly=True)]
+    driver.restore(orderly=True)
+    driver.now += 5
+    assert driver.run.kernel_state("starting", driver.now) == []  # less and less often
+    driver.now += 5
+    assert driver.take(driver.run.kernel_state("starting", driver.now)) == [ev.Reconnect(orderly=True, fresh=True)]
+
+
+@pytest.mark.parametrize("half", [m.no_record, m.idle])
+def test_an_answer_that_came_by_half_is_asked_for_anew(half):
+    """Seen with jupyter_server 2.21: it hears the outputs of a kernel that was started again a moment too late."""
+    driver = beating(record=True, unheard_limit=5)
+    driver.reconnect()
+    driver.feed(from_another_process(half(driver.probe)))
+    driver.feed(from_another_process(m.kernel_info_reply(driver.beats[-1])))
+    assert driver.run.kernel_state("busy", driver.now) == []  # as the server goes on to say
+    assert only(driver.after(5), ev.Reconnect) == [ev.Reconnect(orderly=True)]
+    driver.restore(orderly=True)
+    driver.answer(m.no_record)
+    assert type(driver.error) is KernelDiedError
+
+
+def test_without_a_record_a_starting_kernel_is_only_asked():
+    driver = beating(record=False, unheard_limit=5)
+    driver.take(driver.run.kernel_state("starting", driver.now))
+    assert driver.asked[-1] == "count"
+    driver.now += 60
+    assert driver.run.kernel_state("starting", driver.now) == []
 
 
 @pytest.mark.parametrize("make", [m.busy, m.idle])
