@@ -215,7 +215,9 @@ class AirflowStack:
         errors = self.query("SELECT stacktrace FROM import_error")
         if errors:
             raise RuntimeError("\n".join(str(row[0]) for row in errors))
-        return bool(self.query("SELECT 1 FROM serialized_dag WHERE dag_id = ?", dag_id))
+        # Airflow 2.11 writes a DAG's two rows one after the other.
+        both = "SELECT 1 FROM serialized_dag JOIN dag ON dag.dag_id = serialized_dag.dag_id WHERE dag.dag_id = ?"
+        return bool(self.query(both, dag_id))
 
     def task_instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
         """Return the run's task instances, as they are now."""
@@ -356,6 +358,13 @@ class AirflowStack:
             finally:
                 self._signal_all(pids, signal.SIGCONT)
             time.sleep(1)
+
+    def unpause(self, dag_id: str) -> None:
+        """Let a DAG run; the command itself says nothing when it finds no such DAG."""
+        self.cli_alone("dags", "unpause", "-y", dag_id)
+        (paused,) = self.query("SELECT is_paused FROM dag WHERE dag_id = ?", dag_id)[0]
+        if paused:
+            raise RuntimeError(f"{dag_id} is still paused")
 
     @staticmethod
     def _signal_all(pids: Collection[int], number: int) -> None:

@@ -31,7 +31,11 @@ def write(*words):
 
 write('begun')""",
     """\
+import os
+
 time.sleep(float(seconds))
+while os.path.exists('hold.txt'):
+    time.sleep(0.2)
 if day in open('bad_days.txt').read():
     raise ValueError(f'no data for {day}')""",
     "write('done')\nprint('report of', day)",
@@ -94,6 +98,16 @@ class Backfills:
         """Set the days whose notebook fails."""
         (self.studio.home / "bad_days.txt").write_text(" ".join(found))
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let no notebook come to its end within the ``with`` block."""
+        held = self.studio.home / "hold.txt"
+        held.touch()
+        try:
+            yield
+        finally:
+            held.unlink()
+
     def begin(self, *dags: str, active: int, again: bool = False) -> None:
         """Have all days run; on Airflow 2 this returns when they have, on Airflow 3 when they are queued.
 
@@ -120,7 +134,7 @@ class Backfills:
         for dag in dags:
             self.airflow.cli_alone("backfill", "create", "--dag-id", dag, *dates, *options)
         for dag in dags:
-            self.airflow.cli_alone("dags", "unpause", "-y", dag)
+            self.airflow.unpause(dag)
 
     def until_over(self, dag: str) -> None:
         """Wait until all DAG runs of it are over, and Airflow knows that the backfill is."""

@@ -83,7 +83,7 @@ def test_the_next_try_of_a_day_goes_on_from_the_failed_cell(tmp_path: Path) -> N
     }
     with Backfills.on(tmp_path, count, count, **settings) as it:
         it.bad_days([bad])
-        it.airflow.cli_alone("dags", "unpause", "-y", ONE)
+        it.airflow.unpause(ONE)
         waiting = "SELECT 1 FROM task_instance WHERE task_id = 'report' AND state = 'up_for_retry'"
         it.airflow.until(lambda: it.airflow.query(waiting), 180, "the first try to fail")
         it.bad_days([])

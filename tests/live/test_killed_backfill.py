@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 
 DAYS = number("BACKFILL_DAYS", 3 if SLOW else 4)
 KILLS = number("BACKFILL_KILLS", 4 if SLOW else 6)
+ENOUGH = min(KILLS, 3)  # so many at least come while a notebook runs
 SEED = number("BACKFILL_SEED", 1)
 ACTIVE = number("BACKFILL_ACTIVE", 4)
 # What Airflow does about lost components within minutes, it does here within seconds.
@@ -36,12 +37,19 @@ class Killer:
         self._next: list[str] = []
         self.killed: list[str] = []
 
+    def strikes_after(self, seconds: float, enough: int) -> bool:
+        """Wait, then kill once more; tell whether so many are enough now."""
+        time.sleep(seconds)
+        self.strike()
+        return len(self.killed) >= enough
+
     def strike(self) -> None:
-        if not self._next:  # each of them once before any comes again
-            self._next = self._chance.sample(VICTIMS, len(VICTIMS))
-        victim = self._next[-1]
+        running = self._airflow.running_tasks()
+        there = [victim for victim in self._next if running or victim not in ("worker", "task")]
+        if not there:  # each of them once before any comes again, unless it is not there
+            self._next = there = self._chance.sample(VICTIMS, len(VICTIMS))
+        victim = there[-1]
         if victim in ("worker", "task"):
-            running = self._airflow.running_tasks()
             if not running:
                 return
             _, task, pid = self._chance.choice(running)
@@ -57,7 +65,7 @@ class Killer:
                 time.sleep(self._chance.uniform(0, 15))
                 self._airflow.kill_all(left)
             self.killed.append(victim)
-        self._next.pop()
+        self._next.remove(victim)
 
 
 @pytest.mark.airflow
@@ -73,16 +81,16 @@ def test_each_day_runs_once_whatever_is_killed(tmp_path: Path, deferrable: str) 
         **IMPATIENT,
     }
     with Backfills.on(tmp_path, DAYS, ACTIVE, **settings) as it:
-        it.airflow.cli_alone("dags", "unpause", "-y", ONE)
+        it.airflow.unpause(ONE)
         killer = Killer(it)
         it.airflow.until(lambda: it.ran(ONE), 180, "the first notebook")
         pauses = random.Random(SEED)
+        with it.held():
+            it.airflow.until(lambda: killer.strikes_after(pauses.uniform(1, 6), ENOUGH), 300, "enough kills")
         while len(killer.killed) < KILLS and not it.over(ONE):
-            time.sleep(pauses.uniform(1, 6))
-            killer.strike()
+            killer.strikes_after(pauses.uniform(1, 6), KILLS)
         it.until_over(ONE)
         told = f"{killer.killed}\n{it.airflow.logs(40)}"
-        assert len(killer.killed) >= min(KILLS, 3), told
         assert it.states(ONE) == {"success": DAYS}, told
         assert it.ran(ONE) == {(day, what): 1 for day in it.days for what in ("begun", "done")}, told
         assert it.outputs(ONE) == {day: f"report of {day}\n" for day in it.days}, told

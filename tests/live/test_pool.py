@@ -22,7 +22,7 @@ def test_a_pool_limits_deferred_notebooks(tmp_path: Path) -> None:
     }
     with Backfills.on(tmp_path, DAYS, DAYS, **settings) as it:
         it.airflow.cli("pools", "set", "space", str(SLOTS), "kernels at once", "--include-deferred")
-        it.airflow.cli_alone("dags", "unpause", "-y", ONE)
+        it.airflow.unpause(ONE)
         kernels, deferred = set(), set()
 
         def over() -> bool:

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import struct
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ class Channels:
     def __init__(self, browser: Browser, kernel_id: str, v1: bool, session_id: str) -> None:
         self.session_id = session_id
         self.v1 = v1
+        self._stranger = lambda: browser.channels(kernel_id)
         self.socket = websocket.create_connection(
             f"{browser.base.replace('http', 'ws', 1)}/api/kernels/{kernel_id}/channels?session_id={session_id}",
             cookie=browser.cookies,
@@ -139,8 +141,17 @@ class Channels:
     def until_done(self, msg_id: str) -> list[dict[str, Any]]:
         """Messages of one request up to both its reply and its idle status."""
         messages, replied, idle = [], False, False
+        deadline = time.monotonic() + 60
         while not (replied and idle):
-            message = self.receive()
+            self.socket.settimeout(5)
+            try:
+                message = self.receive()
+            except websocket.WebSocketTimeoutException:
+                assert time.monotonic() < deadline, "the kernel does not answer"
+                self._stranger().socket.close()  # ipykernel 7.0 to 7.3 may leave a request unread until somebody comes
+                continue
+            finally:
+                self.socket.settimeout(60)
             if message["parent_header"].get("msg_id") != msg_id:
                 continue
             messages.append(message)
