@@ -158,8 +158,9 @@ class ConnectedFlow(CellFlow):
         """
         # Where that did not help, the server may have given us channels that the kernel does not hear: measured on
         # jupyter_server 2.21 after a connection that broke unseen, and whose successor broke at once. A stranger
-        # gets new ones; he gets no reply to what was sent before, so the kernel's record must know that.
-        fresh = self._reopened and (self._recording or not self._ready)
+        # gets new ones; he gets no reply to what was sent before, so where a cell runs, the kernel's record must
+        # know that.
+        fresh = self._reopened and (self._recording or self._current is None or not self._ready)
         self._reopened = True
         self._reopened_at, self._patience, self._beats = now, min(2 * self._patience, 60.0), 0
         return ev.Reconnect(orderly=True, fresh=fresh)

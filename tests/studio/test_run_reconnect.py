@@ -167,6 +167,18 @@ def test_the_patience_with_an_unheard_request_grows_and_starts_anew_when_one_is_
     assert only(driver.after(5), ev.Reconnect) == [ev.Reconnect(orderly=True)]
 
 
+@pytest.mark.parametrize("answered", [0, 1], ids=["is it there", "keep a record"])
+def test_before_the_first_cell_a_stranger_may_ask_as_well(answered):
+    driver = Driver("a", record=True, unheard_limit=5)
+    driver.start()
+    for _ in range(answered):
+        driver.answer(m.kernel_info_reply)
+    assert driver.asked == ["info", "install"][: answered + 1]
+    assert only(driver.after(5), ev.Reconnect) == [ev.Reconnect(orderly=True)]
+    driver.restore(orderly=True)
+    assert only(driver.after(10), ev.Reconnect) == [ev.Reconnect(orderly=True, fresh=True)]
+
+
 def test_a_cell_that_has_been_heard_may_be_silent_for_ever():
     driver = recording(unheard_limit=5)
     driver.feed(m.busy(driver.request))
