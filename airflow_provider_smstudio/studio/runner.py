@@ -9,16 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from nbformat import NotebookNode
-
-from airflow_provider_smstudio.studio import checkpoint, conduct, wire
+from airflow_provider_smstudio.studio import checkpoint, conduct, earlier, wire
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.conduct import KILL_GRACE, Handover
 from airflow_provider_smstudio.studio.errors import (
     ConnectionLostError,
-    InvalidInputError,
     KernelDiedError,
     KernelStartError,
     RunError,
@@ -134,10 +131,10 @@ class NotebookRunner:
         prepared = prepare(self._server, self._job, self._who, check=self._require_wanted)
         notebook, choice = prepared.notebook, prepared.kernel
         self._saver = NotebookSaver(self._server, prepared.output_path)
-        session = self._earlier_session(prepared) if first else None
+        session = earlier.session_of(self._server, self._job, self._who, prepared) if first else None
         if session is not None and checkpoint.state_of(notebook) in ("completed", "stopped"):
             return self._ended_unheard(prepared, session)
-        if session is None and first and (skipped := self._complete_already(prepared)):
+        if session is None and first and (skipped := self._skipped(prepared)):
             return skipped
         where = choice.instance_type or self._where
         client_session = self._websocket_id = self._who.client_session
@@ -230,54 +227,14 @@ class NotebookRunner:
 
     # --- Before anything is started
 
-    def _complete_already(self, prepared: Prepared) -> RunResult | None:
+    def _skipped(self, prepared: Prepared) -> RunResult | None:
         """Find that there is nothing to run, if that is wished."""
-        if not self._job.skip_if_output_complete or not prepared.output_exists:
-            return None
-        saved = self._saved_notebook()
+        saved = earlier.complete_output(self._server, self._job, prepared)
         if saved is None:
             return None
-        reason = checkpoint.why_incomplete(saved, prepared.notebook)
-        if reason:
-            log.info("%s is there already, but %s: the notebook is run", self._saver.path, reason)
-            return None
-        log.info("%s is there already, complete: nothing is run", self._saver.path)
         self._on_output(self._saver.path)
         found = self._result(replace(prepared, notebook=saved), nb.cells_run(saved), 0.0, resumed=False)
         return replace(found, skipped=True)
-
-    def _earlier_session(self, prepared: Prepared) -> dict[str, Any] | None:
-        """Find what an earlier try of this run has left, and put its results into the notebook.
-
-        :return: the Jupyter session to go on with; None to start afresh, with nothing left of the earlier try.
-        """
-        if self._job.run_key is None:
-            return None
-        found = [item for item in self._server.sessions() if item.get("path") == self._session_path]
-        notebook, saved = prepared.notebook, self._saved_notebook() if prepared.output_exists else None
-        if not found:
-            if saved is not None and checkpoint.state_of(saved) in ("running", "lost"):
-                log.warning("an earlier try's kernel is gone, and its variables with it: starting afresh")
-            return None
-        session = found[0]
-        reason = "its executed notebook is gone"
-        if saved is not None:
-            reason = checkpoint.why_not(saved, notebook, resume=self._job.resume) or ""
-        if not reason and saved is not None:
-            checkpoint.take_over(notebook, saved)
-            log.info("reattaching to the run that an earlier try has left (kernel %s)", session["kernel"]["id"])
-            return session
-        log.warning("the run that an earlier try has left is not gone on with: %s. Removing its kernel", reason)
-        for item in found:
-            self._server.delete_session(str(item["id"]))
-        return None
-
-    def _saved_notebook(self) -> NotebookNode | None:
-        try:
-            return self._server.read_executed(self._saver.path)
-        except InvalidInputError as error:
-            log.warning("what is at %s is no executed notebook: %s", self._saver.path, error)
-            return None
 
     def _keeps_kernel(self, error: StudioError | None) -> bool:
         """Tell whether the kernel is left for whoever goes on with the run."""

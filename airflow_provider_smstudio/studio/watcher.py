@@ -18,7 +18,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import async_channel as channels
-from airflow_provider_smstudio.studio import checkpoint, conduct
+from airflow_provider_smstudio.studio import checkpoint, conduct, spooled
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.checkpoint import owner_of
@@ -28,9 +28,9 @@ from airflow_provider_smstudio.studio.errors import (
     KernelDiedError,
     KernelStartError,
     RunError,
+    RunKilledError,
     RunTakenOverError,
     RunTimeoutError,
-    SaveError,
     StudioError,
 )
 from airflow_provider_smstudio.studio.hub import Hub, SharedStudio, in_thread
@@ -136,10 +136,7 @@ class NotebookWatcher:
         self._stop_reason = self._stop_reason or reason
         run = self._run
         if run is None:
-            session = await self._find()
-            if session is not None:
-                self._lease.adopt(session)
-                await self._give_back()
+            await self._kill_unwatched(reason)
             return
         if run.finished:
             await self._save(run, last=True)
@@ -147,6 +144,21 @@ class NotebookWatcher:
         await self._shared.call(self._lease.is_ours, self._owner)  # raises if it is another's
         await self._drive(run)
         await self._give_back()
+
+    async def _kill_unwatched(self, reason: str) -> None:
+        """Remove the kernel of a run that this watcher had not come to watch over, and write that down."""
+        session = await self._find()
+        if session is None:
+            return
+        self._lease.adopt(session)
+        await self._give_back()
+        notebook = await self._read()
+        if checkpoint.state_of(notebook) in ("completed", "stopped"):
+            return
+        run, now = self._resume(notebook, session), time.monotonic()
+        run.start(now)  # what it would ask goes nowhere: its kernel is gone
+        killed = RunKilledError(f"the run was stopped: {reason}")
+        await self._carry_out(run, run.abandon(killed, now))
 
     async def is_watched_elsewhere(self) -> bool:
         """Tell whether another watcher, made from the same hand-over, watches over the run."""
@@ -188,8 +200,11 @@ class NotebookWatcher:
 
         :raises RunError: when it does not hold this run.
         """
-        spool = self._spool = await in_thread(None, NotebookSpool)
-        notebook = await self._shared.call(_read_into, spool, self._server, self._path)
+        former, spool = self._spool, await in_thread(None, NotebookSpool)
+        self._spool = spool
+        if former is not None:  # of a reading that was cancelled
+            await in_thread(None, former.close)
+        notebook = await self._shared.call(spooled.read_into, spool, self._server, self._path)
         if not checkpoint.holds(notebook, self._who):
             raise RunError(f"the executed notebook at {self._path!r} holds another run; nothing more was run")
         return notebook
@@ -442,12 +457,12 @@ class NotebookWatcher:
         draft = spool.draft(notebook)
         timeout = 3.0 if self._stop_reason else 300.0
         size, places = await self._shared.save(
-            _write_from, spool, draft, set(over), self._server, self._path, timeout
+            spooled.write_from, spool, draft, set(over), self._server, self._path, timeout
         )
         for index, outputs in run.at_rest():  # something may have come meanwhile
             place = places.get(index)
             if place is not None and outputs is over.get(index):
-                fetch = _Fetch(spool, place)
+                fetch = spooled.Fetch(spool, place)
                 if outputs.put_away(fetch):
                     spool.put_away(index, notebook, place)
         return size
@@ -495,42 +510,3 @@ class NotebookWatcher:
 
     def _name(self, cell: int | None) -> str:
         return self._who.session_name(self._owner, cell, since=self._since)
-
-
-class _Fetch:
-    """Brings the outputs of a cell back; smaller than a closure over a whole run."""
-
-    __slots__ = ("_place", "_spool")
-
-    def __init__(self, spool: NotebookSpool, place: Any) -> None:
-        self._spool, self._place = spool, place
-
-    def __call__(self) -> list[NotebookNode]:
-        return self._spool.fetch(self._place)
-
-
-def _read_into(spool: NotebookSpool, server: Any, path: str) -> NotebookNode:
-    """Read an executed notebook; outputs of cells that have ended go into the spool."""
-    notebook: NotebookNode = server.read_executed(path)
-    ended = {
-        cell.index
-        for cell in nb.code_cells(notebook)
-        if (notebook.cells[cell.index].metadata.get("papermill") or {}).get("status") == "completed"
-    }
-    file, _, places = spool.write(spool.draft(notebook), ended)
-    file.close()
-    for index, place in places.items():
-        spool.put_away(index, notebook, place)
-    return notebook
-
-
-def _write_from(
-    spool: NotebookSpool, draft: Any, ended: set[int], server: Any, path: str, timeout: float
-) -> tuple[int, dict[int, Any]]:
-    try:
-        file, size, places = spool.write(draft, ended)
-    except OSError as error:
-        raise SaveError(f"the notebook could not be put together on this machine: {error.strerror}") from error
-    with file:
-        server.write_notebook(path, file, timeout=timeout)
-    return size, places

@@ -20,7 +20,7 @@ from deferred import begin, plain, run_deferred, watch, watching
 from faults import CELLS, EXPECTED, RAN_ONCE, hurry, printed, ran, wait_for
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, RunResult, recorder, watcher
+from airflow_provider_smstudio.studio import NotebookJob, RunResult, checkpoint, recorder, watcher
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.conduct import Handover
 from airflow_provider_smstudio.studio.errors import (
@@ -155,7 +155,7 @@ def test_kill_interrupts_saves_and_removes(either: Bench) -> None:
 
     async def killed(it: NotebookWatcher) -> None:
         task = asyncio.ensure_future(it.watch())
-        while not any(isinstance(event, ev.CellOutput) for event in either.events):
+        while not {ev.Reattached, ev.CellOutput} <= set(map(type, either.events)):  # the worker may have heard it
             await asyncio.sleep(0.05)
         task.cancel()
         await asyncio.wait([task])
@@ -168,6 +168,17 @@ def test_kill_interrupts_saves_and_removes(either: Bench) -> None:
     notebook = either.executed()
     assert notebook.cells[0].outputs[0]["text"] == "on\n"
     assert notebook.metadata["smstudio"]["run"]["state"] == "killed"
+    either.assert_clean()
+
+
+def test_kill_before_it_was_watched_over(either: Bench) -> None:
+    """A trigger that is cancelled as soon as it is started."""
+    handover = handed(either, SLEEPS, "print('never')")
+    asyncio.run(watching(either, handover, lambda it: it.kill("the task was killed"), either.listen))
+    notebook = either.executed()
+    assert notebook.metadata["smstudio"]["run"]["state"] == "killed"
+    assert [cell.metadata["papermill"]["status"] for cell in notebook.cells] == ["failed", "pending"]
+    assert isinstance(checkpoint.error_of(notebook), RunKilledError)
     either.assert_clean()
 
 

@@ -1,0 +1,80 @@
+"""What earlier tries and runs have left of a notebook: a kernel to go on with, or an output that is complete.
+
+Asked before a kernel is started.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from nbformat import NotebookNode
+
+from airflow_provider_smstudio.studio import checkpoint, conduct
+from airflow_provider_smstudio.studio.checkpoint import Identity
+from airflow_provider_smstudio.studio.errors import InvalidInputError
+from airflow_provider_smstudio.studio.job import NotebookJob
+from airflow_provider_smstudio.studio.preparing import Prepared
+from airflow_provider_smstudio.studio.server import JupyterServer
+
+log = logging.getLogger(__name__)
+
+
+def session_of(
+    server: JupyterServer, job: NotebookJob, who: Identity, prepared: Prepared
+) -> dict[str, Any] | None:
+    """Find what an earlier try of this run has left, and put its results into the notebook.
+
+    :param server: the Jupyter server.
+    :param job: what is run.
+    :param who: whose run it is.
+    :param prepared: what is to be run; its notebook takes over what has run already.
+    :return: the Jupyter session to go on with; None to start afresh, with nothing left of the earlier try.
+    """
+    if job.run_key is None:
+        return None
+    path = conduct.session_path(job, who)
+    found = [item for item in server.sessions() if item.get("path") == path]
+    saved = _saved(server, prepared) if prepared.output_exists else None
+    if not found:
+        if saved is not None and checkpoint.state_of(saved) in ("running", "lost"):
+            log.warning("an earlier try's kernel is gone, and its variables with it: starting afresh")
+        return None
+    session = found[0]
+    reason = "its executed notebook is gone"
+    if saved is not None:
+        reason = checkpoint.why_not(saved, prepared.notebook, resume=job.resume) or ""
+    if not reason and saved is not None:
+        checkpoint.take_over(prepared.notebook, saved)
+        log.info("reattaching to the run that an earlier try has left (kernel %s)", session["kernel"]["id"])
+        return session
+    log.warning("the run that an earlier try has left is not gone on with: %s. Removing its kernel", reason)
+    for item in found:
+        server.delete_session(str(item["id"]))
+    return None
+
+
+def complete_output(server: JupyterServer, job: NotebookJob, prepared: Prepared) -> NotebookNode | None:
+    """Find the complete output of an earlier run of the same notebook and parameters, where it shall be enough.
+
+    :return: the executed notebook; None where the notebook is to be run.
+    """
+    if not job.skip_if_output_complete or not prepared.output_exists:
+        return None
+    saved = _saved(server, prepared)
+    if saved is None:
+        return None
+    reason = checkpoint.why_incomplete(saved, prepared.notebook)
+    if reason:
+        log.info("%s is there already, but %s: the notebook is run", prepared.output_path, reason)
+        return None
+    log.info("%s is there already, complete: nothing is run", prepared.output_path)
+    return saved
+
+
+def _saved(server: JupyterServer, prepared: Prepared) -> NotebookNode | None:
+    try:
+        return server.read_executed(prepared.output_path)
+    except InvalidInputError as error:
+        log.warning("what is at %s is no executed notebook: %s", prepared.output_path, error)
+        return None

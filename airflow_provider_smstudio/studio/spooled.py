@@ -1,0 +1,70 @@
+"""Reads and writes a server's executed notebook by way of a spool, so that memory holds little of it.
+
+Each call blocks, and belongs into a thread of its own.
+"""
+
+from __future__ import annotations
+
+from nbformat import NotebookNode
+
+from airflow_provider_smstudio.studio import notebook as nb
+from airflow_provider_smstudio.studio.errors import SaveError
+from airflow_provider_smstudio.studio.server import JupyterServer
+from airflow_provider_smstudio.studio.spool import Draft, NotebookSpool, Place
+
+
+class Fetch:
+    """Brings the outputs of a cell back; smaller than a closure over a whole run."""
+
+    __slots__ = ("_place", "_spool")
+
+    def __init__(self, spool: NotebookSpool, place: Place) -> None:
+        self._spool, self._place = spool, place
+
+    def __call__(self) -> list[NotebookNode]:
+        """Return the outputs."""
+        return self._spool.fetch(self._place)
+
+
+def read_into(spool: NotebookSpool, server: JupyterServer, path: str) -> NotebookNode:
+    """Read an executed notebook; outputs of cells that have ended go into the spool.
+
+    :param spool: where outputs wait.
+    :param server: the Jupyter server.
+    :param path: the executed notebook's.
+    :raises InvalidInputError: when there is none.
+    """
+    notebook = server.read_executed(path)
+    ended = {
+        cell.index
+        for cell in nb.code_cells(notebook)
+        if (notebook.cells[cell.index].metadata.get("papermill") or {}).get("status") == "completed"
+    }
+    file, _, places = spool.write(spool.draft(notebook), ended)
+    file.close()
+    for index, place in places.items():
+        spool.put_away(index, notebook, place)
+    return notebook
+
+
+def write_from(
+    spool: NotebookSpool, draft: Draft, ended: set[int], server: JupyterServer, path: str, timeout: float
+) -> tuple[int, dict[int, Place]]:
+    """Write a draft to the server; outputs of cells that have ended go into the spool.
+
+    :param spool: where outputs wait.
+    :param draft: the notebook.
+    :param ended: the indices of the cells that have ended.
+    :param server: the Jupyter server.
+    :param path: where the executed notebook goes.
+    :param timeout: seconds that the request may take.
+    :return: how many bytes the notebook has, and where the outputs of those cells stand now.
+    :raises SaveError: when it could not be written.
+    """
+    try:
+        file, size, places = spool.write(draft, ended)
+    except OSError as error:
+        raise SaveError(f"the notebook could not be put together on this machine: {error.strerror}") from error
+    with file:
+        server.write_notebook(path, file, timeout=timeout)
+    return size, places
