@@ -129,7 +129,7 @@ class AppSlot:
 
     def delete(self) -> None:
         """Begin to stop the app; it becomes Deleted by itself."""
-        assert self.record is not None  # noqa: S101
+        assert self.record is not None  # noqa: S101  # the caller has found it
         self.record.status = "Deleting"
         self._begin(self._stop(self.record))
 
@@ -152,7 +152,7 @@ class AppSlot:
         await self._kill_server()
         if self.record is None:
             self.put_record("Failed")
-        assert self.record is not None  # noqa: S101
+        assert self.record is not None  # noqa: S101  # put_record() has set it
         self.record.status = "Failed"
         self.record.failure_reason = reason
 
@@ -229,7 +229,7 @@ class AppSlot:
         record.status = "Deleted"
 
     async def _watch_server(self, record: AppRecord) -> None:
-        assert self.server is not None  # noqa: S101
+        assert self.server is not None  # noqa: S101  # watched once it was started
         await self.server.wait()
         record.status = "Failed"
         record.failure_reason = _STOPPED_TEXT.format(type=self.app_type, name=self.app_name)

@@ -223,7 +223,7 @@ class ControlPlane:
         return {"AppArn": self.world.app_arn(record)}
 
     def _slot_arn(self) -> str:
-        assert self.world.slot.record is not None  # noqa: S101
+        assert self.world.slot.record is not None  # noqa: S101  # only asked for an app that was found
         return self.world.app_arn(self.world.slot.record)
 
     def DescribeApp(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802

@@ -158,7 +158,7 @@ class Door:
         return response(403, _HTML.format("403 Forbidden"))
 
     def _app_status(self, request: Request) -> str:
-        assert self.slot is not None  # noqa: S101
+        assert self.slot is not None  # noqa: S101  # only the door of an app is asked for it
         query = parse_qs(request.query)
         asked = (query.get("appType", [""])[0], query.get("appName", [""])[0])
         if asked != (self.slot.app_type, self.slot.app_name):
@@ -167,7 +167,7 @@ class Door:
         return status if status in ("InService", "Pending") else "Terminated"
 
     def _not_in_service(self) -> bytes:
-        assert self.slot is not None  # noqa: S101
+        assert self.slot is not None  # noqa: S101  # only the door of an app asks
         if self.slot.status == "InService":
             return bad_gateway()
         if self.switches.stopped_app == "sign-in":
@@ -176,7 +176,7 @@ class Door:
 
     async def _forward(self, request: Request, connection: Connection) -> bool:
         port = self._port()
-        assert port is not None  # noqa: S101
+        assert port is not None  # noqa: S101  # the caller has found one
         if request.path == f"{self.base}/logout" and connection.login:
             self.logins.logins.pop(connection.login, None)
         timer = None

@@ -217,7 +217,7 @@ class JupyterServer:
         process = self._process
         if process is None:
             return
-        assert process.stdin is not None  # noqa: S101
+        assert process.stdin is not None  # noqa: S101  # it was started with a pipe
         with contextlib.suppress(OSError, ValueError):
             process.stdin.write(command)
             process.stdin.flush()

@@ -164,7 +164,7 @@ class LocalStudio:
         return Door(name, slot, self._logins, self.switches, lambda: self._sign_in.url, faults)
 
     def _run_loop(self) -> None:
-        assert self._loop is not None  # noqa: S101
+        assert self._loop is not None  # noqa: S101  # start() has made it
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
 
