@@ -17,6 +17,8 @@ import websocket
 from airflow_provider_smstudio.local import LocalStudio
 
 V1 = "v1.kernel.websocket.jupyter.org"
+PATIENCE = 60
+"""Seconds that a websocket waits for a message, unless a test says else."""
 
 
 def presign(studio: LocalStudio, **extra: Any) -> str:
@@ -81,7 +83,7 @@ class Channels:
             f"{browser.base.replace('http', 'ws', 1)}/api/kernels/{kernel_id}/channels?session_id={session_id}",
             cookie=browser.cookies,
             header={"Sec-WebSocket-Protocol": V1} if v1 else None,
-            timeout=60,
+            timeout=PATIENCE,
             skip_utf8_validation=True,
         )
 
@@ -135,23 +137,30 @@ class Channels:
             "content": content,
         }
 
+    def _receive_at_last(self) -> dict[str, Any]:
+        """Receive; ipykernel 7.0 to 7.3 may leave a request unread until somebody else comes."""
+        if self.socket.gettimeout() != PATIENCE:
+            return self.receive()
+        deadline = time.monotonic() + PATIENCE
+        self.socket.settimeout(5)
+        try:
+            while True:
+                try:
+                    return self.receive()
+                except websocket.WebSocketTimeoutException:
+                    assert time.monotonic() < deadline, "the kernel does not answer"
+                    self._stranger().socket.close()
+        finally:
+            self.socket.settimeout(PATIENCE)
+
     def execute(self, code: str) -> str:
         return self.send("execute_request", {"code": code, "silent": False, "allow_stdin": False})
 
     def until_done(self, msg_id: str) -> list[dict[str, Any]]:
         """Messages of one request up to both its reply and its idle status."""
         messages, replied, idle = [], False, False
-        deadline = time.monotonic() + 60
         while not (replied and idle):
-            self.socket.settimeout(5)
-            try:
-                message = self.receive()
-            except websocket.WebSocketTimeoutException:
-                assert time.monotonic() < deadline, "the kernel does not answer"
-                self._stranger().socket.close()  # ipykernel 7.0 to 7.3 may leave a request unread until somebody comes
-                continue
-            finally:
-                self.socket.settimeout(60)
+            message = self._receive_at_last()
             if message["parent_header"].get("msg_id") != msg_id:
                 continue
             messages.append(message)
