@@ -92,7 +92,7 @@ class ControlPlane:
         if self.world.classic or params.get("SpaceName") != self.world.space_name:
             raise ResourceNotFoundError(f"Space [{params.get('SpaceName')}] does not exist")
 
-    def DescribeDomain(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def DescribeDomain(self, params: dict[str, Any]) -> dict[str, Any]:
         """The one domain."""
         self._check_domain(params)
         world = self.world
@@ -111,7 +111,7 @@ class ControlPlane:
             "Url": (world.door if world.classic else world.web_ui).url,
         }
 
-    def DescribeUserProfile(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def DescribeUserProfile(self, params: dict[str, Any]) -> dict[str, Any]:
         """The one user profile."""
         self._check_domain(params)
         self._check_profile(params)
@@ -127,7 +127,7 @@ class ControlPlane:
             "UserSettings": {},
         }
 
-    def DescribeSpace(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def DescribeSpace(self, params: dict[str, Any]) -> dict[str, Any]:
         """The one space. As documented, its status says nothing about its app."""
         self._check_domain(params)
         self._check_space(params)
@@ -155,7 +155,7 @@ class ControlPlane:
             "LastModifiedTime": self.world.created,
         }
 
-    def ListSpaces(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def ListSpaces(self, params: dict[str, Any]) -> dict[str, Any]:
         """The one space of new Studio."""
         world = self.world
         shown = not world.classic and params.get("DomainIdEquals", world.domain_id) == world.domain_id
@@ -189,7 +189,7 @@ class ControlPlane:
                 return record
         raise ResourceNotFoundError(f"App [{'/'.join(str(word) for word in wanted[1:])}] does not exist")
 
-    def CreateApp(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def CreateApp(self, params: dict[str, Any]) -> dict[str, Any]:
         """Start the app of the space, or Classic's JupyterServer."""
         _check_app_type(params)
         owner_key, _ = self._owner(params)
@@ -226,7 +226,7 @@ class ControlPlane:
         assert self.world.slot.record is not None  # noqa: S101  # only asked for an app that was found
         return self.world.app_arn(self.world.slot.record)
 
-    def DescribeApp(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def DescribeApp(self, params: dict[str, Any]) -> dict[str, Any]:
         """An app; deleted ones stay, as they do for about a day."""
         record = self._find_app(params)
         answer = {
@@ -243,7 +243,7 @@ class ControlPlane:
             answer["LastHealthCheckTimestamp"] = answer["LastUserActivityTimestamp"] = time.time()
         return answer
 
-    async def DeleteApp(self, params: dict[str, Any]) -> dict[str, Any] | None:  # noqa: N802
+    async def DeleteApp(self, params: dict[str, Any]) -> dict[str, Any] | None:
         """Stop an app."""
         record = self._find_app(params)
         arn = self.world.app_arn(record)
@@ -259,7 +259,7 @@ class ControlPlane:
             await self.world.delete_kernel_app(record.app_name)
         return None
 
-    def ListApps(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def ListApps(self, params: dict[str, Any]) -> dict[str, Any]:
         """Every app, in pages."""
         shown = [
             {"DomainId": self.world.domain_id, **record.summary()}
@@ -285,7 +285,7 @@ class ControlPlane:
                 return record
         raise ValidationError(f"Resource [{params.get('ResourceArn')}] does not exist")
 
-    def AddTags(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def AddTags(self, params: dict[str, Any]) -> dict[str, Any]:
         """Add or replace tags of an app; fifty at most, as with every resource of AWS."""
         record = self._tagged(params)
         tags = {**record.tags, **_tags(params)}
@@ -294,11 +294,11 @@ class ControlPlane:
         record.tags = tags
         return {"Tags": _shown_tags(record)}
 
-    def ListTags(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def ListTags(self, params: dict[str, Any]) -> dict[str, Any]:
         """An app's tags."""
         return {"Tags": _shown_tags(self._tagged(params))}
 
-    def DeleteTags(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def DeleteTags(self, params: dict[str, Any]) -> dict[str, Any]:
         """Remove tags of an app; those that it does not have are no error."""
         record = self._tagged(params)
         record.tags = {key: value for key, value in record.tags.items() if key not in params.get("TagKeys", ())}
@@ -306,7 +306,7 @@ class ControlPlane:
 
     # ---- login -------------------------------------------------------------------------------------------
 
-    def CreatePresignedDomainUrl(self, params: dict[str, Any]) -> dict[str, Any]:  # noqa: N802
+    def CreatePresignedDomainUrl(self, params: dict[str, Any]) -> dict[str, Any]:
         """A login link. As reported, a stopped app does not keep it from being made."""
         link_seconds = _bounded(params, "ExpiresInSeconds", 5, 300, 300)
         login_seconds = _bounded(params, "SessionExpirationDurationInSeconds", 1800, 43200, 43200)

@@ -26,7 +26,7 @@ class Inquiry:
         that runs nothing; the others concern the kernel's record.
     :ivar asked: when, by the monotonic clock.
     :ivar execution: the cell's request that it is about, if any.
-    :ivar half: when one of reply and idle had come, the other being due.
+    :ivar half: since when the other one of reply and idle is due: one has come, and no output has since.
     """
 
     kind: str
@@ -65,6 +65,12 @@ class Inquiries:
         the server did not hear its outputs yet (seen with jupyter_server 2.21).
         """
         return min((inquiry.half for inquiry in self._open.values() if inquiry.half is not None), default=None)
+
+    def output_comes(self, now: float) -> None:
+        """Take it that output of a cell has come: what was sent behind it may still be on its way."""
+        for inquiry in self._open.values():
+            if inquiry.half is not None:
+                inquiry.half = now
 
     def new_id(self) -> str:
         """Make an id for a question that the kernel's record shall not hold."""

@@ -133,6 +133,8 @@ class NotebookRun(ConnectedFlow):
             inquiry = self._inquiries.take(parent, message, now)
             return self._answered(inquiry, now) if inquiry else []
         execution = self._executions.get(parent) or self._overhear(parent, now)
+        if execution is not None and message["channel"] == "iopub":
+            self._inquiries.output_comes(now)
         if execution is None or not execution.first_time(message):
             return []  # somebody else's, the server's own, or a repetition
         if not execution.seen:

@@ -153,8 +153,8 @@ class NotebookWatcher:
         self._lease.adopt(session)
         await self._give_back()
         notebook = await self._read()
-        if checkpoint.state_of(notebook) in ("completed", "stopped"):
-            return
+        if checkpoint.state_of(notebook) not in ("running", "lost"):
+            return  # how it ended is written down already
         run, now = self._resume(notebook, session), time.monotonic()
         run.start(now)  # what it would ask goes nowhere: its kernel is gone
         killed = RunKilledError(f"the run was stopped: {reason}")

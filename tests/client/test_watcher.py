@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import nbformat
 import pytest
 from client_bench import Bench
 from deferred import begin, plain, run_deferred, watch, watching
@@ -179,6 +180,17 @@ def test_kill_before_it_was_watched_over(either: Bench) -> None:
     assert notebook.metadata["smstudio"]["run"]["state"] == "killed"
     assert [cell.metadata["papermill"]["status"] for cell in notebook.cells] == ["failed", "pending"]
     assert isinstance(checkpoint.error_of(notebook), RunKilledError)
+    either.assert_clean()
+
+
+def test_kill_before_it_was_watched_over_keeps_how_it_ended(either: Bench) -> None:
+    """A watcher that was lost right after the run had failed may have left the kernel for the next try."""
+    handover = handed(either, SLEEPS, "print('never')")
+    notebook = either.executed()
+    notebook.metadata["smstudio"]["run"]["state"] = "failed"
+    nbformat.write(notebook, either.local.home / handover.job.output_path)
+    asyncio.run(watching(either, handover, lambda it: it.kill("the task was killed"), either.listen))
+    assert either.executed().metadata["smstudio"]["run"]["state"] == "failed"
     either.assert_clean()
 
 

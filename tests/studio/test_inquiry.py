@@ -68,10 +68,13 @@ def test_since_when_an_answer_is_there_by_half(first):
     question = ask(inquiries, iq.STATE, 2.0)
     key = question["header"]["msg_id"]
     inquiries.take(key, m.busy(question), 3.0)
+    inquiries.output_comes(3.0)
     assert inquiries.half_answered() is None
     inquiries.take(key, first(question), 4.0)
     inquiries.take(key, first(question), 5.0)
     assert inquiries.half_answered() == 4.0
+    inquiries.output_comes(6.0)
+    assert inquiries.half_answered() == 6.0
     inquiries.drop(iq.STATE)
     assert inquiries.half_answered() is None
 

@@ -106,6 +106,16 @@ def test_an_answer_that_came_by_half_is_asked_for_anew(half):
     assert type(driver.error) is KernelDiedError
 
 
+def test_outputs_before_the_other_half_may_take_long():
+    driver = beating(record=True, unheard_limit=5)
+    driver.reconnect()
+    driver.feed(m.state(driver.probe))  # on the shell channel, while outputs queue up on theirs
+    for number in range(5):
+        assert only(driver.after(4), ev.Reconnect) == []
+        driver.feed(m.stream(driver.request, f"{number}\n"))
+    assert only(driver.after(5), ev.Reconnect) == [ev.Reconnect(orderly=True)]
+
+
 def test_without_a_record_a_starting_kernel_is_only_asked():
     driver = beating(record=False, unheard_limit=5)
     driver.take(driver.run.kernel_state("starting", driver.now))
