@@ -53,6 +53,10 @@ class Identity:
         stem = nb.safe_name(name.removesuffix(".ipynb"))
         return posixpath.join(folder, f"{SESSION_PREFIX}{self.key}-{stem}.ipynb")
 
+    def look_path(self, notebook_path: str) -> str:
+        """Return the path of the session of a second kernel that looks for the run's; see :mod:`lookout`."""
+        return posixpath.join(posixpath.dirname(notebook_path), f"{SESSION_PREFIX}{self.key}-look")
+
     def session_name(self, owner: str, cell: int | None = None, *, since: int | None = None) -> str:
         """Return the Jupyter session's name.
 
@@ -123,6 +127,20 @@ def state_of(saved: NotebookNode) -> str:
 def holds(saved: NotebookNode, who: Identity) -> bool:
     """Tell whether a saved notebook holds this run."""
     return bool(_record(saved).get("key") == who.key)
+
+
+def own(notebook: NotebookNode, owner: str) -> None:
+    """Write into a notebook which process watches over its run.
+
+    :param owner: names the process, as in the Jupyter session's name.
+    """
+    notebook.metadata[METADATA_KEY]["run"]["owner"] = owner
+
+
+def writer_of(saved: NotebookNode) -> str | None:
+    """Tell which process has written a saved notebook; None where it does not say."""
+    found = _record(saved).get("owner")
+    return found if isinstance(found, str) else None
 
 
 def values_of(saved: NotebookNode) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def remove(server: JupyterServer, runs: list[AbandonedRun]) -> None:
         if run is not None and run.kernel_id in wanted and run.hours > 0:
             log.info("removing the kernel of an abandoned run: %s (%.1f hours)", run.name, run.hours)
             lease = KernelLease(server, timeout=60, delete_app=True, stop_reason=lambda: None)
-            lease.adopt(session)
+            lease.adopt(session)  # whoever has watched over it
             lease.release()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -12,8 +13,12 @@ from airflow_provider_smstudio.studio import checkpoint
 from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.checkpoint import Identity
 from airflow_provider_smstudio.studio.errors import CellError, RunError, RunTakenOverError, StudioError
+from airflow_provider_smstudio.studio.events import CheckProcess
 from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
+from airflow_provider_smstudio.studio.lookout import Finding
 from airflow_provider_smstudio.studio.options import RunOptions
+
+log = logging.getLogger(__name__)
 
 KILL_GRACE = 1.0
 """Seconds that an interrupted cell has to end when its task is killed."""
@@ -62,7 +67,7 @@ def run_options(job: NotebookJob, *, start_timeout: float, classic: bool) -> Run
 
     :param start_timeout: how long the kernel may take to its first answer, in seconds.
     """
-    return RunOptions(
+    options = RunOptions(
         allow_errors=job.allow_errors,
         cell_timeout=job.cell_timeout,
         kernel_start_timeout=start_timeout,
@@ -71,6 +76,8 @@ def run_options(job: NotebookJob, *, start_timeout: float, classic: bool) -> Run
         on_unknown_cell=job.on_unknown_cell,
         replays=not classic,
     )
+    # Classic's kernels run on machines of their own, where no other kernel can look.
+    return replace(options, crash_check_after=None) if classic else options
 
 
 def session_path(job: NotebookJob, who: Identity) -> str:
@@ -93,6 +100,23 @@ def keeps_kernel(job: NotebookJob, error: StudioError | None, *, stopped: bool, 
         return job.resume == "failed_cell"
     # The way to it failed, not the run: it may well go on.
     return not isinstance(error, RunError) and reached
+
+
+def tell_silence(asked: CheckProcess) -> None:
+    """Log that a kernel has been silent for long, and what is done about it."""
+    log.info(
+        "the kernel has given no sign of life for %.0f s: looking whether its process is there", asked.silence
+    )
+
+
+def tell_finding(found: Finding) -> None:
+    """Log what a look at a kernel's process has shown."""
+    if found.there is None:
+        log.warning("whether the kernel's process is there could not be seen: %s; the run goes on", found.reason)
+    elif found.there:
+        log.info("the kernel's process is there: it is busy, and the run goes on")
+    else:
+        log.warning("the kernel's process is gone")
 
 
 def result(

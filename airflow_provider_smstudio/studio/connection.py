@@ -53,6 +53,8 @@ class ConnectedFlow(CellFlow):
             unbroken=unbroken,
         )
         self._link = Link(options.reconnect_timeout)
+        self.replays = options.replays
+        """Whether the server keeps what comes while nobody is connected; a driver that learns it may say so."""
         # What kind of kernel it is may not have been saved yet.
         self._ready = resumed and self._ledger.recorded is not None
         self._check_at: float | None = None
@@ -60,6 +62,7 @@ class ConnectedFlow(CellFlow):
         self._reopened_at = now
         self._reopened = False
         self._beats = 0
+        self._sign_at = self._looked_at = now
         self._process: str | None = None
         self._replaced = False
         """Whether another process answers than the one that had the running cell."""
@@ -118,23 +121,37 @@ class ConnectedFlow(CellFlow):
         """
         if self.finished:
             return []
-        if self._current is not None and not (orderly and self._options.replays):
+        if self._current is not None and not (orderly and self.replays):
             self._current.suspect = True
         events: list[Event] = [] if self._link.up else [ev.Reconnected(self._link.restored(now))]
         self._reopened_at = now
         self._check_at = now + self._options.check_interval
         return [*events, *self._ask_anew(now)]
 
+    def process_found(self, there: bool | None, began: float, now: float) -> list[Event]:
+        """Take what a look at the kernel's process has shown, which :class:`~events.CheckProcess` asked for.
+
+        :param there: whether it is there; None where that could not be seen.
+        :param began: when the look began; what the kernel has said since counts for more.
+        """
+        if self.finished or there is not False or self._sign_at > began:
+            return []
+        return self._kernel_died(verdicts.CRASHED_UNTOLD, now)
+
     @property
     def unbroken(self) -> bool:
         """Whether all that the running cell has brought so far has come, as far as this process knows."""
-        return self._link.up and (self._current is None or (self._options.replays and not self._current.suspect))
+        return self._link.up and (self._current is None or (self.replays and not self._current.suspect))
 
     # --- Whether it is up, and the kernel there
 
     def _listen(self, now: float) -> list[Event]:
         """While the connection is up: is it, and is the kernel there, and has it got what was sent?"""
         events: list[Event] = []
+        look_at = self._look_at()
+        if look_at is not None and now >= look_at:
+            self._looked_at = now
+            events.append(ev.CheckProcess(self._ledger.process, now - self._sign_at))
         if self._settle_at is not None and now >= self._settle_at:
             events += self._ask_behind(now)
         if self._beat_at is not None and now >= self._beat_at:
@@ -149,6 +166,13 @@ class ConnectedFlow(CellFlow):
             self._check_at = now + self._options.check_interval
             events.append(ev.CheckKernel())
         return events
+
+    def _look_at(self) -> float | None:
+        """Tell when it is to be looked whether the kernel's process is there, None while it has nothing to do."""
+        limit = self._options.crash_check_after
+        if limit is None or (self._current is None and not self._inquiries):
+            return None
+        return max(self._sign_at, self._looked_at) + limit
 
     def _reopen(self, now: float) -> ev.Reconnect:
         """Have the connection made anew, in order.

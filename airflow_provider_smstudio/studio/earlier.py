@@ -15,6 +15,7 @@ from airflow_provider_smstudio.studio.checkpoint import Identity
 from airflow_provider_smstudio.studio.errors import InvalidInputError
 from airflow_provider_smstudio.studio.job import NotebookJob
 from airflow_provider_smstudio.studio.preparing import Prepared
+from airflow_provider_smstudio.studio.removal import remove_kernel
 from airflow_provider_smstudio.studio.server import JupyterServer
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,11 @@ def session_of(
     if job.run_key is None:
         return None
     path = conduct.session_path(job, who)
-    found = [item for item in server.sessions() if item.get("path") == path]
+    sessions = server.sessions()
+    for item in sessions:
+        if item.get("path") == who.look_path(path):  # that process was lost in the middle of it
+            remove_kernel(server, str(item["id"]), str(item["kernel"]["id"]))
+    found = [item for item in sessions if item.get("path") == path]
     saved = _saved(server, prepared) if prepared.output_exists else None
     if not found:
         if saved is not None and checkpoint.state_of(saved) in ("running", "lost"):
@@ -50,7 +55,7 @@ def session_of(
         return session
     log.warning("the run that an earlier try has left is not gone on with: %s. Removing its kernel", reason)
     for item in found:
-        server.delete_session(str(item["id"]))
+        remove_kernel(server, str(item["id"]), str(item["kernel"]["id"]))
     return None
 
 

@@ -32,6 +32,20 @@ class CheckKernel:
 
 
 @dataclass(frozen=True)
+class CheckProcess:
+    """Look from beside the kernel whether its process still runs, and tell :meth:`NotebookRun.process_found`.
+
+    Asked for where the kernel has given no sign of life for long, which the server may have no word for.
+
+    :ivar process: names the process, where it is known; see :func:`kernel_look.this_process`.
+    :ivar silence: for how long it has given no sign, in seconds.
+    """
+
+    process: str | None
+    silence: float
+
+
+@dataclass(frozen=True)
 class Save:
     """Save :meth:`NotebookRun.snapshot`; ``required`` says that a failure may not be passed over."""
 
@@ -169,6 +183,7 @@ Event: TypeAlias = (
     Send
     | Interrupt
     | CheckKernel
+    | CheckProcess
     | Save
     | KernelReady
     | CellStarted

@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from airflow_provider_smstudio.studio import channel as channels
+from airflow_provider_smstudio.studio import checkpoint
 from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.errors import (
     ConnectionLostError,
+    InvalidInputError,
     KernelStartError,
     RunKilledError,
     RunTakenOverError,
@@ -22,6 +24,7 @@ from airflow_provider_smstudio.studio.errors import (
     StudioError,
 )
 from airflow_provider_smstudio.studio.kernelspecs import KernelChoice
+from airflow_provider_smstudio.studio.removal import remove_kernel
 from airflow_provider_smstudio.studio.server import JupyterServer
 from airflow_provider_smstudio.studio.waiting import while_wanted
 
@@ -41,6 +44,7 @@ class KernelLease:
     :param timeout: limit for the whole start, in seconds.
     :param delete_app: whether to delete Classic's KernelGateway app, unless other kernels use it.
     :param stop_reason: tells why the run shall stop, None while it shall not.
+    :param owner: names this process in the session's name; None for who takes kernels that nobody watches over.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class KernelLease:
         timeout: float,
         delete_app: bool,
         stop_reason: Callable[[], str | None],
+        owner: str | None = None,
     ) -> None:
         self.kernel_id: str | None = None
         self.channel: channels.KernelChannel | None = None
@@ -60,6 +65,8 @@ class KernelLease:
         self._delete_app = delete_app and server.classic
         self._stop_reason = stop_reason
         self.session_id: str | None = None
+        self._owners = {owner}
+        self._keeps_messages: bool | None = None
         self._app_name: str | None = None
         self._apps_before: set[str] | None = None
         self._began = self._said = self._asked = time.monotonic()
@@ -162,6 +169,7 @@ class KernelLease:
         kernel = session["kernel"]
         self.session_id, self.kernel_id = str(session["id"]), str(kernel["id"])
         self._app_name = kernel.get("app_name")
+        self._owners.add(owner_of(session.get("name"))[0])  # until it is renamed
         self.channel_was_open = True  # by an earlier process
 
     def attach(self, session: Mapping[str, Any], client_session: str) -> channels.KernelChannel:
@@ -183,11 +191,10 @@ class KernelLease:
             raise ConnectionLostError(f"the kernel of an earlier try could not be reached: {error}") from error
         return self.channel
 
-    def reconnect(self, client_session: str, owner: str) -> bool:
+    def reconnect(self, client_session: str) -> bool:
         """Open the websocket of this kernel anew.
 
         :param client_session: the id of our side of it, the same as before.
-        :param owner: what names this process in the session's name.
         :return: False when the kernel is gone.
         :raises RunTakenOverError: when another process watches over the run now.
         :raises RunKilledError: when the run was stopped meanwhile.
@@ -198,7 +205,7 @@ class KernelLease:
             self.channel = None
 
         def work() -> channels.KernelChannel | None:
-            if not self.is_ours(owner):
+            if not self.is_ours():
                 return None
             return channels.connect(
                 self._server.session, self.kernel_id or "", client_session, timeout=_RECONNECT_TIMEOUT
@@ -218,7 +225,7 @@ class KernelLease:
             raise ConnectionLostError(f"the kernel's websocket was not opened: {error}") from error
         return self.channel is not None
 
-    def is_ours(self, owner: str) -> bool:
+    def is_ours(self, *, timeout: float = 15) -> bool:
         """Ask the server for the session: is it there, and does this process still watch over it?
 
         :return: False when the server has forgotten the session, and so ended its kernel.
@@ -226,13 +233,44 @@ class KernelLease:
         """
         if self.session_id is None:
             return False
-        session = self._server.find_session(self.session_id)
+        session = self._server.find_session(self.session_id, timeout=timeout)
         if session is None:
             return False
         other, _ = owner_of(session.get("name"))
-        if other not in (None, owner):
+        if other is not None and other not in self._owners:
             raise RunTakenOverError("another process has taken over this run; it goes on there")
         return True
+
+    def require_ours(self, path: str, *, timeout: float = 15) -> None:
+        """See that this process still watches over the run, before it saves or removes anything of it.
+
+        Where the session is gone, another process may have ended the run, or begun it once more: then the executed
+        notebook is another's. A server may keep two websockets of a run open, so that who was given up is not told
+        (jupyter_server_documents, measured).
+
+        :param path: the executed notebook.
+        :param timeout: limit for each answer, in seconds.
+        :raises RunTakenOverError: when another process watches over the run, or has done so since.
+        :raises StudioError: when the server cannot be asked.
+        """
+        if self.session_id is None or self.is_ours(timeout=timeout):
+            return
+        with contextlib.suppress(InvalidInputError):  # nothing there, or no notebook: nobody's
+            writer = checkpoint.writer_of(self._server.read_notebook(path))
+            if writer is not None and writer not in self._owners:
+                raise RunTakenOverError("another process has taken over this run, and has ended it")
+
+    def keeps_messages(self) -> bool:
+        """Tell whether the server keeps what comes while the websocket is away; ask while it is open.
+
+        Where the server does not say, it does not.
+        """
+        if self._keeps_messages is None and self.kernel_id is not None:
+            try:
+                self._keeps_messages = self._server.keeps_messages(self.kernel_id)
+            except StudioError as error:
+                log.info("the server could not be asked for the kernel: %s", error)
+        return bool(self._keeps_messages)
 
     def rename(self, name: str) -> bool:
         """Name the session anew.
@@ -282,7 +320,8 @@ class KernelLease:
     def release(self, *, hurry: bool = False) -> None:
         """Give back websocket, session, kernel and, in Classic, an app that nobody else uses.
 
-        Failures are logged; what could not be removed is named.
+        Failures are logged; what could not be removed is named. A run that another process has taken over is left
+        alone.
 
         :param hurry: ask once, and wait two seconds for an answer: a task that is killed has few seconds left.
         """
@@ -290,6 +329,14 @@ class KernelLease:
         if self.channel is not None:
             self.channel.close()
             self.channel = None
+        try:
+            self.is_ours(timeout=2.0 if hurry else 15.0)
+        except RunTakenOverError as error:
+            log.warning("%s: its kernel is left alone", error)
+            self.leave()
+            return
+        except StudioError as error:
+            log.info("the server could not be asked for the session: %s", error)
         try:
             self._remove_kernel(hurry)
         except Exception as error:  # nothing here may hide why the run ended
@@ -302,27 +349,8 @@ class KernelLease:
             )
 
     def _remove_kernel(self, hurry: bool) -> None:
-        """Remove session and kernel.
-
-        A server that is just restarting a crashed kernel answers HTTP 500 (measured, jupyter_server 2.21); so
-        it is asked again.
-        """
-        timeout, pauses = (2.0, (0.3,)) if hurry else (60.0, (0.5, 1.0, 2.0, 4.0))
-        for pause in (*pauses, None):
-            try:
-                if self.session_id is not None:
-                    self._server.delete_session(self.session_id, timeout=timeout)
-                    self.session_id = None
-                if self.kernel_id is not None:  # the session takes it along, mostly
-                    self._server.delete_kernel(self.kernel_id, timeout=timeout)
-                    self.kernel_id = None
-                return
-            except StudioError as error:
-                unanswered = isinstance(error, ServerError) and error.status is None
-                if pause is None or unanswered:
-                    raise
-                log.info("%s; asking again", error)
-                time.sleep(pause)
+        remove_kernel(self._server, self.session_id, self.kernel_id, hurry=hurry)
+        self.session_id = self.kernel_id = None
 
     def _remove_app(self, hurry: bool) -> None:
         if not self._delete_app:

@@ -66,6 +66,16 @@ class Ledger:
         self._run["record"] = on
 
     @property
+    def process(self) -> str | None:
+        """The kernel's process, where that is known; see :func:`kernel_look.this_process`."""
+        found = self._run.get("process")
+        return found if isinstance(found, str) else None
+
+    @process.setter
+    def process(self, process: str | None) -> None:
+        self._run["process"] = process
+
+    @property
     def values(self) -> dict[str, Any]:
         """The values that the notebook has handed out so far."""
         return dict(self._run.get("values") or {})

@@ -130,4 +130,4 @@ def look(run: MeteredRun, meter: InstanceMeter, begin: Begin, now: float) -> lis
 
 def in_daemon(work: Callable[[], None]) -> None:
     """Do something in a thread of its own that keeps no process from ending."""
-    threading.Thread(target=work, name="smstudio-memory", daemon=True).start()
+    threading.Thread(target=work, name="smstudio-background", daemon=True).start()

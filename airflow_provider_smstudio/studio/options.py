@@ -18,6 +18,9 @@ class RunOptions:
     :ivar settle_time: silence after which a cell's missing ``execute_reply`` or ``idle`` is looked into.
     :ivar heartbeat_interval: time between two requests that show a running cell to Studio's idle shutdown.
     :ivar memory_interval: time between two looks at the memory of a space's instance.
+    :ivar crash_check_after: time without a sign of life of a kernel that has something to do, after which it is
+        looked whether its process is there; None for never. Heartbeats are the signs while a cell runs, so it must
+        be longer than ``heartbeat_interval``.
     :ivar unheard_limit: how long a request may go without any sign that the kernel has it.
     :ivar reconnect_timeout: how long a lost connection is tried to be made again.
     :ivar record: have an IPython kernel keep a record of the run's requests and of their output.
@@ -26,7 +29,8 @@ class RunOptions:
     :ivar on_unknown_cell: what to do about a cell that may have run, where nobody can tell: ``fail`` or
         ``rerun``.
     :ivar replays: whether the server keeps what comes while nobody is connected, for whoever comes next under the
-        same client session's id. Stock Jupyter servers do; Studio Classic probably does not.
+        same client session's id. Stock Jupyter servers do; Studio Classic probably does not, and
+        jupyter_server_documents does not.
     """
 
     allow_errors: bool = False
@@ -38,6 +42,7 @@ class RunOptions:
     settle_time: float = 10.0
     heartbeat_interval: float = 60.0
     memory_interval: float = 30.0
+    crash_check_after: float | None = 240.0
     unheard_limit: float = 5.0
     reconnect_timeout: float = 600.0
     record: bool = True

@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,13 @@ class Installed:
     :ivar ok: whether the kernel records the run from now on.
     :ivar reason: why it does not.
     :ivar resumed: whether it had a record of this run already.
+    :ivar process: names the kernel's process, see :func:`kernel_look.this_process`; None where it does not say.
     """
 
     ok: bool
     reason: str | None
     resumed: bool
+    process: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ def read_installed(reply: Mapping[str, Any]) -> Installed:
         ok=_take(answer, "ok", bool),
         reason=_take_or_none(answer, "reason", str),
         resumed=_take(answer, "resumed", bool),
+        process=_take_or_none(answer, "process", str),
     )
 
 

@@ -11,10 +11,11 @@ and carries out what comes back, in order::
             carry_out(event)
 
 ``now`` is a monotonic clock's reading in seconds. Events that a driver must carry out are :class:`~events.Send`,
-:class:`Interrupt`, :class:`CheckKernel` (answered by :meth:`NotebookRun.kernel_state`), :class:`Announce`,
-:class:`Reconnect` (answered by :meth:`NotebookRun.reconnected` or :meth:`NotebookRun.disconnected`) and
-:class:`Save` (answered by :meth:`NotebookRun.saved` or :meth:`NotebookRun.postpone_save`); the others tell an
-observer what happens, and :class:`Finished` is the last one. The protocol is the Jupyter messaging
+:class:`Interrupt`, :class:`CheckKernel` (answered by :meth:`NotebookRun.kernel_state`), :class:`CheckProcess`
+(answered by :meth:`NotebookRun.process_found`), :class:`Announce`, :class:`Reconnect` (answered by
+:meth:`NotebookRun.reconnected` or :meth:`NotebookRun.disconnected`) and :class:`Save` (answered by
+:meth:`NotebookRun.saved` or :meth:`NotebookRun.postpone_save`); the others tell an observer what happens, and
+:class:`Finished` is the last one. The protocol is the Jupyter messaging
 specification, version 5.
 """
 
@@ -126,9 +127,10 @@ class NotebookRun(ConnectedFlow):
             return self._kernel_died(death, now)
         parent = parent_id(message) or ""
         if is_heartbeat(parent):
-            self._beats = 0
+            self._beats, self._sign_at = 0, now
             return self._alive(message, now)
         if self._inquiries.owns(parent):
+            self._sign_at = now
             self._know_kernel(message)
             inquiry = self._inquiries.take(parent, message, now)
             return self._answered(inquiry, now) if inquiry else []
@@ -137,6 +139,7 @@ class NotebookRun(ConnectedFlow):
             self._inquiries.output_comes(now)
         if execution is None or not execution.first_time(message):
             return []  # somebody else's, the server's own, or a repetition
+        self._sign_at = now
         if not execution.seen:
             execution.seen = True
             self._heard()
@@ -178,7 +181,7 @@ class NotebookRun(ConnectedFlow):
             return None
         times = [self._ready_by, self._stop_by, self._link.retry_at]
         if self._link.up:
-            times += [self._settle_at, self._check_at, self._beat_at, self._unheard_by()]
+            times += [self._settle_at, self._check_at, self._beat_at, self._unheard_by(), self._look_at()]
         if self._current is not None and self._stopping is None and self._options.cell_timeout:
             times.append(self._current.started + self._options.cell_timeout)
         if self._ready:
@@ -197,6 +200,8 @@ class NotebookRun(ConnectedFlow):
             if grace is not None and self._stop_by is not None:
                 self._stop_by = min(self._stop_by, now + grace)
             return []
+        if self._current is not None and self._resumed and self._recording:
+            self._current.suspect = True  # what came while nobody listened is fetched before the kernel goes
         error = RunKilledError(f"the run was stopped{self._during()}: {reason}")
         return self._stop_cell(error, now, grace) if self._current else self._finish(error, now)
 
@@ -209,7 +214,7 @@ class NotebookRun(ConnectedFlow):
     @property
     def rests_between_cells(self) -> bool:
         """Whether a cell's answer is lost if nobody is connected when it comes: no cell may run meanwhile."""
-        return self._kernel_known and not self._options.replays and not self._recording
+        return self._kernel_known and not self.replays and not self._recording
 
     @property
     def at_work(self) -> bool:
@@ -322,6 +327,7 @@ class NotebookRun(ConnectedFlow):
         installed = recorder.read_installed(reply)
         self._recording = installed.ok
         self._ledger.recording(installed.ok)
+        self._ledger.process = installed.process
         self._saves.soon()
         ended = [] if installed.ok else [ev.RecordEnded(installed.reason or "it gave no reason")]
         if self._current is None:
@@ -355,7 +361,7 @@ class NotebookRun(ConnectedFlow):
             return self._finish(KernelStartError(f"the kernel died while starting: {how}"), now)
         current = self._current.cell if self._current else None
         hint = ""
-        if how in (verdicts.CRASHED, verdicts.STARTED_AGAIN):
+        if how in (verdicts.CRASHED, verdicts.CRASHED_UNTOLD, verdicts.STARTED_AGAIN):
             place = f" on {self._where}" if self._where else ""
             hint = f". The usual reason of a crash is that memory ran out{place}"
         full = self.memory.before(now)

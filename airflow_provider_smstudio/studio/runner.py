@@ -12,6 +12,7 @@ from typing import Any
 from airflow_provider_smstudio.studio import checkpoint, conduct, earlier, wire
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio import notebook as nb
+from airflow_provider_smstudio.studio.activity import ActivityKeeper
 from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.conduct import KILL_GRACE, Handover
 from airflow_provider_smstudio.studio.errors import (
@@ -25,7 +26,9 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
 from airflow_provider_smstudio.studio.lease import KernelLease
+from airflow_provider_smstudio.studio.lookout import Lookout
 from airflow_provider_smstudio.studio.metering import in_daemon, look
+from airflow_provider_smstudio.studio.output_guard import OutputGuard
 from airflow_provider_smstudio.studio.preparing import Prepared, prepare
 from airflow_provider_smstudio.studio.run import NotebookRun
 from airflow_provider_smstudio.studio.saving import NotebookSaver
@@ -66,16 +69,18 @@ class NotebookRunner:
         self._where = where
         self._stop_reason: str | None = None
         self._stop_unless: Callable[[], bool] | None = None
+        self._who = checkpoint.identity(job.run_key, job.run_name)
+        self._owner, self._since = uuid.uuid4().hex[:12], int(time.time())
         self._lease = KernelLease(
             server,
             timeout=job.kernel_start_timeout,
             delete_app=job.delete_kernel_app,
             stop_reason=lambda: self._stop_reason,
+            owner=self._owner,
         )
-        self._saver = NotebookSaver(server, "")
         self._last_save_error: StudioError | None = None
-        self._who = checkpoint.identity(job.run_key, job.run_name)
-        self._owner, self._since = uuid.uuid4().hex[:12], int(time.time())
+        self._lookout = Lookout(server, self._who.look_path(self._session_path))
+        self._activity = ActivityKeeper(server)
         self._backlog: list[wire.Message] = []
         self._hand_over_at: float | None = None
         self._handed = self._unbroken = False
@@ -130,12 +135,17 @@ class NotebookRunner:
         began = time.monotonic()
         prepared = prepare(self._server, self._job, self._who, check=self._require_wanted)
         notebook, choice = prepared.notebook, prepared.kernel
-        self._saver = NotebookSaver(self._server, prepared.output_path)
+        path = prepared.output_path
+        self._guard = OutputGuard(
+            self._server, path, notebook, lambda timeout: self._lease.require_ours(path, timeout=timeout)
+        )
+        self._saver = NotebookSaver(self._guard)
         session = earlier.session_of(self._server, self._job, self._who, prepared) if first else None
         if session is not None and checkpoint.state_of(notebook) in ("completed", "stopped"):
             return self._ended_unheard(prepared, session)
         if session is None and first and (skipped := self._skipped(prepared)):
             return skipped
+        checkpoint.own(notebook, self._owner)
         where = choice.instance_type or self._where
         client_session = self._websocket_id = self._who.client_session
         announced = owner_of(session.get("name"))[1] if session else None
@@ -152,7 +162,7 @@ class NotebookRunner:
         )
         if session is None:
             self._saver.save(save_request(run.snapshot(time.monotonic())))
-        self._on_output(self._saver.path)
+        self._on_output(self._guard.path)
         startup = 0.0
         try:
             if session is None:
@@ -172,17 +182,18 @@ class NotebookRunner:
             raise
         finally:
             if self._handed or self._keeps_kernel(run.error):
+                self._lookout.end(5.0)
                 self._lease.leave()
             else:
                 self._release()
         if first and not run.requested and self._begins_again(run, session):
             return None
-        self._raise(run.error)
+        self._raise(self._guard.taken_over or run.error)
         return self._result(prepared, run.executed, startup, resumed=session is not None)
 
     def _raise(self, error: StudioError | None) -> None:
         if isinstance(error, RunError):
-            error.fields["output_path"] = error.output_path = self._saver.path
+            error.fields["output_path"] = error.output_path = self._guard.path
         error = error or self._last_save_error
         if error is not None:
             raise error
@@ -208,8 +219,8 @@ class NotebookRunner:
         return conduct.result(
             prepared.notebook,
             self._job,
-            output_path=self._saver.path,
-            output_url=self._server.output_url(self._saver.path),
+            output_path=self._guard.path,
+            output_url=self._server.output_url(self._guard.path),
             kernel_name=prepared.kernel.name,
             instance_type=prepared.kernel.instance_type or self._where,
             cells_executed=executed,
@@ -221,7 +232,7 @@ class NotebookRunner:
         """Tidy up after a run whose process was lost between its end and its tidying up."""
         log.info("an earlier try has run it to its end")
         self._lease.adopt(session)
-        self._on_output(self._saver.path)
+        self._on_output(self._guard.path)
         self._release()
         return self._result(prepared, nb.cells_run(prepared.notebook), 0.0, resumed=True)
 
@@ -232,13 +243,13 @@ class NotebookRunner:
         saved = earlier.complete_output(self._server, self._job, prepared)
         if saved is None:
             return None
-        self._on_output(self._saver.path)
+        self._on_output(self._guard.path)
         found = self._result(replace(prepared, notebook=saved), nb.cells_run(saved), 0.0, resumed=False)
         return replace(found, skipped=True)
 
     def _keeps_kernel(self, error: StudioError | None) -> bool:
         """Tell whether the kernel is left for whoever goes on with the run."""
-        error = error or self._last_save_error
+        error = self._guard.taken_over or error or self._last_save_error
         reached = self._lease.channel_was_open
         kept = conduct.keeps_kernel(self._job, error, stopped=bool(self._stop_reason), reached=reached)
         if kept and not isinstance(error, RunError):
@@ -261,8 +272,12 @@ class NotebookRunner:
     def _drive(self, run: NotebookRun) -> None:
         """See the run to its end, or to where it may be handed over."""
         while not run.finished:
+            if self._guard.taken_over is not None:
+                self._carry_out(run, run.abandon(self._guard.taken_over, time.monotonic()))
+                return
             late = self._hand_over_at is not None and time.monotonic() >= self._hand_over_at
             if late and not self._stop_reason:
+                run.replays = run.replays and self._lease.keeps_messages()
                 if run.rests_between_cells:
                     run.rest()
                 if run.may_rest and self._rest(run):
@@ -302,6 +317,8 @@ class NotebookRunner:
             return False
         try:
             self._saver.save_last(save_request(run.snapshot(time.monotonic())), hurry=False)
+        except RunTakenOverError:
+            raise
         except StudioError as error:  # what it would have held is asked of the kernel later
             unbroken = False
             log.warning("%s; the run goes on", error)
@@ -313,7 +330,7 @@ class NotebookRunner:
             raise RunKilledError(f"the run was stopped: {self._stop_reason}")
         self._handed = True
         return Handover(
-            job=replace(self._job, parameters={}, upload_from=None, output_path=self._saver.path),
+            job=replace(self._job, parameters={}, upload_from=None, output_path=self._guard.path),
             session_id=self._lease.session_id or "",
             owner=self._owner,
             kernel_name=prepared.kernel.name,
@@ -344,6 +361,11 @@ class NotebookRunner:
             return
         now = time.monotonic()
         self._carry_out(run, look(run, self._server.meter, in_daemon, now))
+        self._activity.look(self._lease.kernel_id if run.at_work else None, now, in_daemon)
+        found = self._lookout.take()
+        if found is not None:
+            conduct.tell_finding(found)
+            self._carry_out(run, run.process_found(found.there, found.began, now))
         if message is not None:
             self._carry_out(run, run.receive(message, now))
         if message is None or (deadline is not None and now >= deadline):
@@ -364,6 +386,9 @@ class NotebookRunner:
                 self._lease.interrupt()
             elif isinstance(event, ev.CheckKernel):
                 self._carry_out(run, self._check(run))
+            elif isinstance(event, ev.CheckProcess):
+                conduct.tell_silence(event)
+                self._lookout.begin(self._lease.kernel_id or "", event.process, in_daemon)
             elif isinstance(event, ev.Save):
                 self._save(run, last=event.required)
             elif isinstance(event, ev.Announce):
@@ -374,6 +399,10 @@ class NotebookRunner:
 
     def _announce(self, run: NotebookRun, cell: int) -> None:
         """Write down that a cell may be sent: in the session's name, or else in the notebook."""
+        try:
+            self._guard.check()
+        except RunTakenOverError:
+            return  # what comes next is not sent
         if not self._lease.rename(self._session_name(cell)):
             try:
                 self._saver.save(save_request(run.snapshot(time.monotonic())))
@@ -382,8 +411,8 @@ class NotebookRunner:
 
     def _send(self, run: NotebookRun, message: wire.Message) -> None:
         channel = self._lease.channel
-        if channel is None:
-            return  # it broke a moment ago, and the run knows
+        if channel is None or self._guard.taken_over is not None:
+            return  # it broke a moment ago, or the run is another process's; the loop deals with that
         try:
             channel.send(message)
         except StudioError as error:
@@ -394,10 +423,12 @@ class NotebookRunner:
         orderly = wanted.orderly and not wanted.fresh
         if wanted.fresh:
             self._websocket_id = uuid.uuid4().hex
+        if orderly and run.replays:
+            run.replays = self._lease.keeps_messages()
         try:
             if wanted.orderly:
                 self._hand_over()
-            alive = self._lease.reconnect(self._websocket_id, self._owner)
+            alive = self._lease.reconnect(self._websocket_id)
         except RunTakenOverError as error:
             self._carry_out(run, run.abandon(error, time.monotonic()))
         except RunKilledError:
@@ -460,15 +491,19 @@ class NotebookRunner:
             return
         if isinstance(run.error, RunTakenOverError):
             return  # what is there is the other process's
-        if self._stop_reason:
-            self._release()  # a task that is killed has few seconds left: the kernel first
         try:
+            if self._stop_reason:  # a task that is killed has few seconds left: the kernel first
+                self._guard.check(hurry=True)
+                self._release()
             self._saver.save_last(save_request(run.snapshot(time.monotonic())), hurry=bool(self._stop_reason))
+        except RunTakenOverError as error:
+            log.warning("%s: nothing is saved", error)
         except StudioError as error:
             log.error("%s", error)
             self._last_save_error = error
 
     def _release(self) -> None:
+        self._lookout.end(2.0 if self._stop_reason else 10.0)
         try:
             self._lease.release()
         except BaseException as error:  # a signal came in the middle of it: once more, in a hurry

@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from airflow_provider_smstudio.studio.errors import StudioError
-from airflow_provider_smstudio.studio.server import JupyterServer
+from airflow_provider_smstudio.studio.errors import RunTakenOverError, StudioError
+from airflow_provider_smstudio.studio.output_guard import OutputGuard
 
 log = logging.getLogger(__name__)
 
@@ -21,13 +21,11 @@ class NotebookSaver:
     A save during the run is made in a thread: a slow server must neither keep the websocket unread nor keep a
     task from being killed. Only one is under way at a time.
 
-    :param server: the Jupyter server.
-    :param path: where to, below the Studio home.
+    :param guard: writes it, while it may be written.
     """
 
-    def __init__(self, server: JupyterServer, path: str) -> None:
-        self.path = path
-        self._server = server
+    def __init__(self, guard: OutputGuard) -> None:
+        self.guard = guard
         self._thread: threading.Thread | None = None
         self.closed = False
 
@@ -35,14 +33,17 @@ class NotebookSaver:
         """Write and wait.
 
         :raises SaveError: when the server did not take it, three times.
+        :raises RunTakenOverError: when the run is another process's.
         """
-        self._write(body, timeout=300.0, pauses=_PAUSES)
+        self._write(body, hurry=False)
 
-    def _write(self, body: bytes, *, timeout: float, pauses: tuple[float, ...]) -> None:
-        for pause in (*pauses, None):
+    def _write(self, body: bytes, *, hurry: bool) -> None:
+        for pause in (*(() if hurry else _PAUSES), None):
             try:
-                self._server.write_notebook(self.path, body, timeout=timeout)
+                self.guard.write(body, hurry=hurry)
                 return
+            except RunTakenOverError:
+                raise
             except StudioError as error:  # the way to the server may fail as well
                 if pause is None:
                     raise
@@ -66,7 +67,9 @@ class NotebookSaver:
         def work() -> None:
             began = time.monotonic()
             try:
-                self._server.write_notebook(self.path, body)
+                self.guard.write(body)
+            except RunTakenOverError:
+                return  # the guard remembers
             except StudioError as error:
                 log.warning("%s; the run goes on", error)
             else:
@@ -80,8 +83,9 @@ class NotebookSaver:
 
         :param hurry: try once only: a task that is killed has few seconds left.
         :raises SaveError: when the server did not take it.
+        :raises RunTakenOverError: when the run is another process's.
         """
         if self._thread is not None:
             self._thread.join(1.0 if hurry else None)  # an older state must not come last
-        self._write(body, timeout=3.0 if hurry else 300.0, pauses=() if hurry else _PAUSES)
+        self._write(body, hurry=hurry)
         self.closed = True

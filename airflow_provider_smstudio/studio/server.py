@@ -87,19 +87,31 @@ class JupyterServer:
                 time.sleep(pause)
         return self.read_notebook(path)
 
-    def write_notebook(self, path: str, body: bytes | BinaryIO, *, timeout: float = 300) -> None:
+    def modified(self, path: str) -> str | None:
+        """Tell when a file was last changed, as the server writes it; None where nothing is there."""
+        response = self._call("GET", _contents(path), params={"content": "0"}, ok=(200, 404), timeout=15)
+        found = _parsed(response, dict).get("last_modified") if response.status_code == 200 else None
+        return found if isinstance(found, str) else None
+
+    def write_notebook(self, path: str, body: bytes | BinaryIO, *, timeout: float = 300) -> str | None:
         """Write a notebook, over what is there.
 
         :param path: where to.
         :param body: the request, as :func:`save_request` makes it, or an open file that holds it.
         :param timeout: limit for the answer, in seconds.
+        :return: what :meth:`modified` tells of it now; None where the answer does not say.
         :raises SaveError: when the server did not take it.
         """
         headers = {"Content-Type": "application/json"}
         try:
-            self._call("PUT", _contents(path), data=body, headers=headers, ok=(200, 201), timeout=timeout)
+            answer = self._call("PUT", _contents(path), data=body, headers=headers, ok=(200, 201), timeout=timeout)
         except ServerError as error:
             raise SaveError(f"the notebook could not be saved at {path!r}: {error}", **error.fields) from error
+        try:
+            found = answer.json().get("last_modified")
+        except (ValueError, AttributeError):  # it was taken, whatever the answer looks like
+            return None
+        return found if isinstance(found, str) else None
 
     def make_folders(self, path: str) -> None:
         """Create a folder and those above it, where they are missing.
@@ -145,12 +157,12 @@ class JupyterServer:
         """Return the Jupyter sessions, each with its ``path``, ``name`` and ``kernel``."""
         return _objects(self._call("GET", "api/sessions", timeout=timeout))
 
-    def find_session(self, session_id: str) -> dict[str, Any] | None:
+    def find_session(self, session_id: str, *, timeout: float = 15) -> dict[str, Any] | None:
         """Return one session, None when the server knows no such one, and so has ended its kernel.
 
         :raises ServerError: for any other answer; so for a 404 that is not the Jupyter server's own.
         """
-        response = self._call("GET", f"api/sessions/{quote(session_id)}", ok=(200, 404), timeout=15)
+        response = self._call("GET", f"api/sessions/{quote(session_id)}", ok=(200, 404), timeout=timeout)
         found = _parsed(response, dict)
         return None if response.status_code == 404 else found
 
@@ -161,13 +173,18 @@ class JupyterServer:
     def start_session(self, kernel: dict[str, str], path: str, name: str, *, timeout: float) -> dict[str, Any]:
         """Make a session, which is what makes work visible to Studio's idle shutdown.
 
+        In a space its type is ``console``: collaboration extensions take a session of type ``notebook`` for an
+        open document, and jupyter_server_documents 0.2 waits for ever for a document that is not there (measured).
+        Studio Classic was only ever seen with ``notebook``.
+
         :param kernel: ``{"name": …}`` to start a kernel with it, ``{"id": …}`` for one that runs.
         :param path: the session's path, which must be new; the kernel works in its folder.
         :param name: the session's name.
         :param timeout: limit for the answer, in seconds.
         :return: the session, with its ``id`` and ``kernel``.
         """
-        body = {"path": path, "name": name, "type": "notebook", "kernel": kernel}
+        kind = "notebook" if self.classic else "console"
+        body = {"path": path, "name": name, "type": kind, "kernel": kernel}
         response = self._call("POST", "api/sessions", json=body, ok=(201,), timeout=timeout)
         return _with_id(response, ("id",), ("kernel", "id"))
 
@@ -184,26 +201,65 @@ class JupyterServer:
             body["instance_type"] = choice.instance_type
         return _with_id(self._call("POST", "api/kernels", json=body, ok=(201,), timeout=timeout), ("id",))
 
-    def kernel_state(self, kernel_id: str) -> str | None:
-        """Return a kernel's ``execution_state``, None when the server knows no such kernel.
+    def kernel(self, kernel_id: str, *, timeout: float = 15) -> dict[str, Any] | None:
+        """Return a kernel as the server describes it, None when the server knows no such kernel.
 
+        :return: with ``execution_state``, ``last_activity`` and ``connections``, where the server tells them.
         :raises ServerError: for any other answer; so for a 404 that is not the Jupyter server's own.
         """
-        response = self._call("GET", f"api/kernels/{quote(kernel_id)}", ok=(200, 404), timeout=15)
+        response = self._call("GET", f"api/kernels/{quote(kernel_id)}", ok=(200, 404), timeout=timeout)
         found = _parsed(response, dict)
-        return None if response.status_code == 404 else str(found.get("execution_state"))
+        return None if response.status_code == 404 else found
+
+    def kernel_state(self, kernel_id: str, *, timeout: float = 15) -> str | None:
+        """Return a kernel's ``execution_state``, None when the server knows no such kernel.
+
+        :raises ServerError: as :meth:`kernel` does.
+        """
+        found = self.kernel(kernel_id, timeout=timeout)
+        return None if found is None else str(found.get("execution_state"))
+
+    def keeps_messages(self, kernel_id: str) -> bool:
+        """Tell whether the server keeps a kernel's messages while its websocket is away; ask while one is open.
+
+        A stock Jupyter server counts the websockets of a kernel, and keeps its messages when the last one is gone.
+        jupyter_server_documents does neither (measured with 0.2.0 to 0.3.3). Studio Classic is not relied on.
+        """
+        if self.classic:
+            return False
+        connections = (self.kernel(kernel_id) or {}).get("connections")
+        return isinstance(connections, int) and connections > 0
 
     def interrupt(self, kernel_id: str, *, timeout: float = 10) -> None:
         """Interrupt a kernel, as the stop button does."""
         self._call("POST", f"api/kernels/{quote(kernel_id)}/interrupt", ok=(200, 204), timeout=timeout)
 
     def delete_session(self, session_id: str, *, timeout: float = 60) -> None:
-        """Remove a session with its kernel; one that is gone already is fine."""
+        """Remove a session with its kernel; one that is gone already is fine. See :mod:`removal`."""
         self._call("DELETE", f"api/sessions/{quote(session_id)}", ok=(200, 204, 404, 410), timeout=timeout)
 
     def delete_kernel(self, kernel_id: str, *, timeout: float = 60) -> None:
-        """Remove a kernel; one that is gone already is fine."""
+        """Remove a kernel; one that is gone already is fine. See :mod:`removal`."""
         self._call("DELETE", f"api/kernels/{quote(kernel_id)}", ok=(200, 204, 404), timeout=timeout)
+
+    # --- What Studio's idle shutdown looks at
+
+    def idle_since(self) -> str | None:
+        """Return since when nothing has happened, as Studio's idle shutdown is told it; None where it is not told.
+
+        :raises ServerError: when it has no such answer, as on images of version 1.
+        """
+        found = _parsed(self._call("GET", "api/idle", timeout=15), dict).get("lastActiveTimestamp")
+        return found if isinstance(found, str) else None
+
+    def make_terminal(self) -> str:
+        """Open a terminal; return its name."""
+        response = self._call("POST", "api/terminals", ok=(200, 201), timeout=15)
+        return str(_with_id(response, ("name",))["name"])
+
+    def delete_terminal(self, name: str) -> None:
+        """Close a terminal; one that is gone already is fine."""
+        self._call("DELETE", f"api/terminals/{quote(name)}", ok=(200, 204, 404), timeout=15)
 
     # --- Classic's KernelGateway apps
 

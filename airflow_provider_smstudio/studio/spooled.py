@@ -5,6 +5,9 @@ Each call blocks, and belongs into a thread of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import BinaryIO
+
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import notebook as nb
@@ -48,16 +51,14 @@ def read_into(spool: NotebookSpool, server: JupyterServer, path: str) -> Noteboo
 
 
 def write_from(
-    spool: NotebookSpool, draft: Draft, ended: set[int], server: JupyterServer, path: str, timeout: float
+    spool: NotebookSpool, draft: Draft, ended: set[int], write: Callable[[BinaryIO], None]
 ) -> tuple[int, dict[int, Place]]:
-    """Write a draft to the server; outputs of cells that have ended go into the spool.
+    """Write a draft; outputs of cells that have ended go into the spool.
 
     :param spool: where outputs wait.
     :param draft: the notebook.
     :param ended: the indices of the cells that have ended.
-    :param server: the Jupyter server.
-    :param path: where the executed notebook goes.
-    :param timeout: seconds that the request may take.
+    :param write: sends the notebook to the server; what it raises is raised.
     :return: how many bytes the notebook has, and where the outputs of those cells stand now.
     :raises SaveError: when it could not be written.
     """
@@ -66,5 +67,5 @@ def write_from(
     except OSError as error:
         raise SaveError(f"the notebook could not be put together on this machine: {error.strerror}") from error
     with file:
-        server.write_notebook(path, file, timeout=timeout)
+        write(file)
     return size, places

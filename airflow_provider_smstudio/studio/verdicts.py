@@ -14,6 +14,7 @@ from airflow_provider_smstudio.studio.wire import Message
 _ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")  # colours and the like, links
 
 CRASHED = "it crashed"
+CRASHED_UNTOLD = "it crashed, which the Jupyter server did not notice: its process is gone"
 STARTED_AGAIN = "it was started again, after a crash or by somebody"
 NO_STDIN = "StdinNotImplementedError"
 _LONGEST_VALUE = 1000

@@ -21,6 +21,7 @@ from airflow_provider_smstudio.studio import async_channel as channels
 from airflow_provider_smstudio.studio import checkpoint, conduct, spooled
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio import notebook as nb
+from airflow_provider_smstudio.studio.activity import ActivityKeeper
 from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.conduct import KILL_GRACE, Handover
 from airflow_provider_smstudio.studio.errors import (
@@ -28,7 +29,6 @@ from airflow_provider_smstudio.studio.errors import (
     KernelDiedError,
     KernelStartError,
     RunError,
-    RunKilledError,
     RunTakenOverError,
     RunTimeoutError,
     StudioError,
@@ -36,7 +36,9 @@ from airflow_provider_smstudio.studio.errors import (
 from airflow_provider_smstudio.studio.hub import Hub, SharedStudio, in_thread
 from airflow_provider_smstudio.studio.job import RunResult
 from airflow_provider_smstudio.studio.lease import KernelLease
+from airflow_provider_smstudio.studio.lookout import Lookout
 from airflow_provider_smstudio.studio.metering import look
+from airflow_provider_smstudio.studio.output_guard import OutputGuard
 from airflow_provider_smstudio.studio.run import NotebookRun
 from airflow_provider_smstudio.studio.spool import NotebookSpool
 from airflow_provider_smstudio.studio.wire import Message
@@ -92,7 +94,11 @@ class NotebookWatcher:
             timeout=_HANDSHAKE_LIMIT,
             delete_app=self._job.delete_kernel_app,
             stop_reason=lambda: self._stop_reason,
+            owner=self._owner,
         )
+        self._lookout = Lookout(self._server, self._who.look_path(conduct.session_path(self._job, self._who)))
+        self._activity = ActivityKeeper(self._server)
+        self._guard: OutputGuard | None = None
         self._channel: channels.AsyncKernelChannel | None = None
         self._spool: NotebookSpool | None = None
         self._run: NotebookRun | None = None
@@ -136,29 +142,29 @@ class NotebookWatcher:
         self._stop_reason = self._stop_reason or reason
         run = self._run
         if run is None:
-            await self._kill_unwatched(reason)
+            await self._kill_unwatched()
             return
         if run.finished:
             await self._save(run, last=True)
             return
-        await self._shared.call(self._lease.is_ours, self._owner)  # raises if it is another's
+        await self._shared.call(self._lease.is_ours)  # raises if it is another's
         await self._drive(run)
         await self._give_back()
 
-    async def _kill_unwatched(self, reason: str) -> None:
-        """Remove the kernel of a run that this watcher had not come to watch over, and write that down."""
+    async def _kill_unwatched(self) -> None:
+        """Kill a run that this watcher had not come to watch over, with what its cell has printed so far."""
         session = await self._find()
         if session is None:
             return
         self._lease.adopt(session)
-        await self._give_back()
-        notebook = await self._read()
-        if checkpoint.state_of(notebook) not in ("running", "lost"):
-            return  # how it ended is written down already
-        run, now = self._resume(notebook, session), time.monotonic()
-        run.start(now)  # what it would ask goes nowhere: its kernel is gone
-        killed = RunKilledError(f"the run was stopped: {reason}")
-        await self._carry_out(run, run.abandon(killed, now))
+        try:
+            notebook = await self._read()
+            if checkpoint.state_of(notebook) in ("running", "lost"):  # else it is written down how it ended
+                run = self._run = self._resume(notebook, session)
+                await self._take(session)
+                await self._drive(run)
+        finally:
+            await self._give_back()
 
     async def is_watched_elsewhere(self) -> bool:
         """Tell whether another watcher, made from the same hand-over, watches over the run."""
@@ -176,6 +182,7 @@ class NotebookWatcher:
         if self._channel is not None:
             await self._channel.close()
             self._channel = None
+        await in_thread(None, self._lookout.end, 5.0)
         spool, self._spool = self._spool, None
         if spool is not None:
             await in_thread(None, spool.close)  # on a busy disk it takes long
@@ -211,6 +218,13 @@ class NotebookWatcher:
 
     def _resume(self, notebook: NotebookNode, session: dict[str, Any]) -> NotebookRun:
         owner, announced = owner_of(session.get("name"))
+        checkpoint.own(notebook, self._owner)
+        self._guard = OutputGuard(
+            self._server,
+            self._path,
+            notebook,
+            lambda timeout: self._lease.require_ours(self._path, timeout=timeout),
+        )
         return NotebookRun(
             notebook,
             session_id=self._who.client_session,
@@ -260,7 +274,9 @@ class NotebookWatcher:
 
     async def _drive(self, run: NotebookRun) -> None:
         while not run.finished:
-            if self._stop_reason:
+            if self._taken_over is not None:
+                await self._carry_out(run, run.abandon(self._taken_over, time.monotonic()))
+            elif self._stop_reason:
                 await self._carry_out(run, run.stop(self._stop_reason, time.monotonic(), grace=KILL_GRACE))
             elif self._deadline is not None and time.time() >= self._deadline:
                 self._timed_out = True
@@ -287,6 +303,12 @@ class NotebookWatcher:
                 await self._lose(run, error)
                 return
         now = time.monotonic()
+        begin = self._hub.patient.submit
+        self._activity.look(self._lease.kernel_id if run.at_work else None, now, begin)
+        found = self._lookout.take()
+        if found is not None:
+            conduct.tell_finding(found)
+            await self._carry_out(run, run.process_found(found.there, found.began, now))
         if run.memory.due(now):
             await self._carry_out(run, look(run, self._server.meter, self._shared.begin, now))
         if message is not None:
@@ -312,6 +334,9 @@ class NotebookWatcher:
                 await self._shared.call(self._lease.interrupt)
             elif isinstance(event, ev.CheckKernel):
                 await self._carry_out(run, await self._check(run))
+            elif isinstance(event, ev.CheckProcess):
+                conduct.tell_silence(event)
+                self._lookout.begin(self._lease.kernel_id or "", event.process, self._hub.patient.submit)
             elif isinstance(event, ev.Save):
                 await self._save(run, last=event.required)
             elif isinstance(event, ev.Announce):
@@ -321,8 +346,8 @@ class NotebookWatcher:
             self._listener(event)
 
     async def _send(self, run: NotebookRun, message: Message) -> None:
-        if self._channel is None:
-            return  # it broke a moment ago, and the run knows
+        if self._channel is None or self._taken_over is not None:
+            return  # it broke a moment ago, or the run is another process's; the loop deals with that
         try:
             await self._channel.send(message)
         except StudioError as error:
@@ -330,6 +355,10 @@ class NotebookWatcher:
 
     async def _announce(self, run: NotebookRun, cell: int) -> None:
         """Write down that a cell may be sent: in the session's name, or else in the notebook."""
+        try:
+            await self._shared.call(self._check_owner)
+        except RunTakenOverError:
+            return  # what comes next is not sent
         if not await self._shared.call(self._lease.rename, self._name(cell)):
             await self._end_save()
             try:
@@ -353,9 +382,11 @@ class NotebookWatcher:
         orderly = wanted.orderly and not wanted.fresh
         if wanted.fresh:
             self._websocket_id = uuid.uuid4().hex
+        if orderly and run.replays:
+            run.replays = await self._shared.call(self._lease.keeps_messages)
         try:
             await self._close_for_next(orderly=wanted.orderly)
-            alive = await self._shared.call(self._lease.is_ours, self._owner)
+            alive = await self._shared.call(self._lease.is_ours)
             if alive:
                 self._channel = await self._connect()
         except RunTakenOverError as error:
@@ -406,28 +437,39 @@ class NotebookWatcher:
 
     async def _save(self, run: NotebookRun, *, last: bool) -> None:
         if not last:
-            now = time.monotonic()
-            early = now < self._saved_at + self._hub.runs / _SAVES_A_SECOND
-            if early or (self._saving is not None and not self._saving.done()):
-                run.postpone_save(now)
-            elif not run.finished:
-                self._saved_at = now
-                self._saving = asyncio.create_task(self._save_now(run))
-            return
-        if isinstance(run.error, RunTakenOverError):
-            return  # what is there is the other process's
-        if self._stop_reason:
-            await self._give_back()  # a task that is killed has few seconds left: the kernel first
+            self._save_soon(run)
+        elif not isinstance(run.error, RunTakenOverError):  # else what is there is the other process's
+            try:
+                await self._save_last(run)
+            except RunTakenOverError as error:
+                log.warning("%s: nothing is saved", error)
+            except StudioError as error:
+                log.error("%s", error)
+                self._last_save_error = error
+
+    def _save_soon(self, run: NotebookRun) -> None:
+        now = time.monotonic()
+        early = now < self._saved_at + self._hub.runs / _SAVES_A_SECOND
+        if early or (self._saving is not None and not self._saving.done()):
+            run.postpone_save(now)
+        elif not run.finished:
+            self._saved_at = now
+            self._saving = asyncio.create_task(self._save_now(run))
+
+    async def _save_last(self, run: NotebookRun) -> None:
+        if self._stop_reason:  # a task that is killed has few seconds left: the kernel first
+            await self._shared.call(self._check_owner, hurry=True)
+            await self._give_back()
         await self._end_save()
         for pause in (*(() if self._stop_reason else _SAVE_PAUSES), None):
             try:
                 await self._write(run)
                 return
+            except RunTakenOverError:
+                raise
             except StudioError as error:
                 if pause is None:
-                    log.error("%s", error)
-                    self._last_save_error = error
-                    return
+                    raise
                 log.warning("%s; trying again", error)
                 await asyncio.sleep(pause)
 
@@ -440,6 +482,8 @@ class NotebookWatcher:
         began = time.monotonic()
         try:
             size = await self._write(run)
+        except RunTakenOverError:
+            return  # the guard remembers
         except StudioError as error:
             log.warning("%s; the run goes on", error)
         else:
@@ -450,14 +494,14 @@ class NotebookWatcher:
 
         :return: how many bytes were written.
         """
-        spool = self._spool
-        assert spool is not None  # noqa: S101  # leave() comes last
+        spool, guard = self._spool, self._guard
+        assert spool is not None and guard is not None  # noqa: S101, PT018  # leave() comes last
         notebook = run.snapshot(time.monotonic())
         over = {index: outputs for index, outputs in run.at_rest() if not spool.is_away(index, notebook)}
         draft = spool.draft(notebook)
-        timeout = 3.0 if self._stop_reason else 300.0
+        hurry = bool(self._stop_reason)
         size, places = await self._shared.save(
-            spooled.write_from, spool, draft, set(over), self._server, self._path, timeout
+            spooled.write_from, spool, draft, set(over), lambda file: guard.write(file, hurry=hurry)
         )
         for index, outputs in run.at_rest():  # something may have come meanwhile
             place = places.get(index)
@@ -470,7 +514,7 @@ class NotebookWatcher:
     # --- The end
 
     async def _end(self, run: NotebookRun) -> RunResult:
-        error = run.error or self._last_save_error
+        error = self._taken_over or run.error or self._last_save_error
         reached = self._lease.channel_was_open
         kept = conduct.keeps_kernel(self._job, error, stopped=bool(self._stop_reason), reached=reached)
         if kept:
@@ -493,6 +537,7 @@ class NotebookWatcher:
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
+        await in_thread(self._hub.patient, self._lookout.end, 2.0 if self._stop_reason else 10.0)
         await in_thread(self._hub.patient, self._lease.release)
 
     def _result(self, notebook: NotebookNode) -> RunResult:
@@ -507,6 +552,18 @@ class NotebookWatcher:
             startup_seconds=self._handover.startup_seconds,
             resumed=self._handover.resumed,
         )
+
+    @property
+    def _taken_over(self) -> RunTakenOverError | None:
+        return self._guard.taken_over if self._guard is not None else None
+
+    def _check_owner(self, *, hurry: bool = False) -> None:
+        """See that the run is still this watcher's.
+
+        :raises RunTakenOverError: when it is not.
+        """
+        if self._guard is not None:
+            self._guard.check(hurry=hurry)
 
     def _name(self, cell: int | None) -> str:
         return self._who.session_name(self._owner, cell, since=self._since)

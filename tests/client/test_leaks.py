@@ -169,12 +169,43 @@ class TestTheCleanUp:
         with monkeypatch.context() as patch:
             patch.setattr("time.sleep", lambda seconds: None)
             patch.setattr(either.studio.server, "delete_session", refuse)
+            patch.setattr(either.studio.server, "delete_kernel", refuse)
             with pytest.raises(CellError, match="ZeroDivisionError"):
                 either.run(either.write("1/0"))
         assert any("may still run" in record.message for record in caplog.records)
         for session in either.local.sessions():
             either.studio.server.delete_session(session["id"])
         wait_until_clean(either)
+
+    @pytest.mark.parametrize("name", ["delete_session", "delete_kernel"])
+    def test_a_server_that_allows_one_way_only(
+        self, either: Bench, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        """As jupyter_server_documents 0.2 does: each try to remove the session gets HTTP 500."""
+
+        def refuse(*_: object, **__: object) -> None:
+            raise ServerError("no room found", status=500)
+
+        monkeypatch.setattr(either.studio.server, name, refuse)
+        assert either.run(either.write("print(1)")).status == "success"
+        wait_until_clean(either)
+
+    def test_a_kernel_that_is_still_there_is_named(
+        self, space: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The server says yes to everything, and removes nothing."""
+        server = space.studio.server
+        with monkeypatch.context() as patch:
+            patch.setattr("time.sleep", lambda seconds: None)
+            patch.setattr(server, "delete_session", lambda *_, **__: None)
+            patch.setattr(server, "delete_kernel", lambda *_, **__: None)
+            space.run(space.write("print(1)"))
+        (kernel,) = space.local.kernels()
+        assert any(
+            f"may still run: the server still has kernel {kernel['id']}" in line for line in caplog.messages
+        )
+        server.delete_kernel(kernel["id"])
+        wait_until_clean(space)
 
     def test_a_cell_that_ignores_the_kill_does_not_keep_the_app(self, classic: Bench) -> None:
         source = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nopen('on', 'w').close()\n"

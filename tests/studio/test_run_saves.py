@@ -56,7 +56,7 @@ def test_a_long_cell_that_shows_something_is_saved_while_it_runs():
 
 
 def test_nothing_is_saved_while_nothing_changes():
-    driver = Driver("a", autosave_interval=10, check_interval=10_000).ready()
+    driver = Driver("a", autosave_interval=10, check_interval=10_000, crash_check_after=None).ready()
     driver.after(10)
     for _ in range(50):
         assert driver.after(100) == []
