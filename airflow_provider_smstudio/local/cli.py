@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from airflow_provider_smstudio.local.jupyter import JupyterMissingError
+from airflow_provider_smstudio.local.space_kinds import SPACE_KINDS
 from airflow_provider_smstudio.local.studio import APP_STATUSES, FLAVOURS, LocalStudio
 from airflow_provider_smstudio.local.switches import Switches
 
@@ -112,6 +113,15 @@ def _parser() -> argparse.ArgumentParser:
             "--server-arg", action="append", default=[], metavar="ARG", help="for jupyter lab, as --server-arg=ARG"
         )
         command.add_argument(
+            "--server-python", metavar="PATH", help="Python for the server and its kernels (default: this one)"
+        )
+        command.add_argument(
+            "--space-kind",
+            choices=SPACE_KINDS,
+            default="stock",
+            help="start the server as an image does for such a space (default: stock)",
+        )
+        command.add_argument(
             "--switch",
             action="append",
             default=[],
@@ -146,6 +156,8 @@ def _studio(args: argparse.Namespace) -> LocalStudio:
         region=args.region,
         app_status=args.app_status,
         server_args=args.server_arg,
+        server_python=args.server_python,
+        space_kind=args.space_kind,
         **{"app_start_delay": args.app_start_delay, **dict(args.switch)},
     )
 
@@ -202,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except JupyterMissingError as error:
             _say(str(error))
             return 1
-        except ValueError as error:  # a switch's value
+        except ValueError as error:  # a switch's value, an interpreter
             _say(str(error))
             return 2
         except _InterruptedError as interrupted:

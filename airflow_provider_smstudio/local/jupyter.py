@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -15,9 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from airflow_provider_smstudio.local import supervise
+from airflow_provider_smstudio.local.server_python import JupyterMissingError, ServerPython
+from airflow_provider_smstudio.local.space_kinds import Setup
 from airflow_provider_smstudio.local.wire import WireError, fetch
 
+__all__ = ["JupyterMissingError", "JupyterServer", "Layout", "ServerStartError"]
+
 START_TIMEOUT = 60.0
+# The first start of an image's environment compiles thousands of modules.
+FOREIGN_START_TIMEOUT = 120.0
 
 # The server configuration that SageMaker Distribution ships.
 _CONFIG = """\
@@ -29,30 +35,29 @@ c.FileContentsManager.always_delete_dir = True
 c.ContentsManager.allow_hidden = True
 """
 
-# Removed from the image for private spaces; a developer's environment may have them.
-_NOT_IN_PRIVATE_SPACES = ("jupyter_ai", "jupyter_server_documents", "jupyter_collaboration", "jupyter_server_ydoc")
+# Asked for by an argument in the image. With the packages on PyPI the class is of the wrong kind, and the server
+# would not start, from 2.0 on; and what is in the image's /opt/db is here in a folder of our own.
+_SHARED_STORE = """\
+try:
+    from sagemaker_jupyterlab_extension_common.ydoc_override.ydoc import MySQLiteYStore
+    try:
+        from jupyter_server_ydoc.app import YDocExtension
+    except ImportError:
+        from jupyter_collaboration.app import YDocExtension
+    if issubclass(MySQLiteYStore, YDocExtension.ystore_class.klass):
+        MySQLiteYStore.db_path = {path!r}
+        c.YDocExtension.ystore_class = MySQLiteYStore
+except ImportError:
+    pass
+"""
 
 # A Studio is another machine: its kernels see nothing of the test run, of Airflow or of another Studio.
 _DROPPED_PREFIXES = ("AIRFLOW", "AWS_ENDPOINT_URL", "JPY_", "JUPYTER", "PYTEST_", "SMSTUDIO_", "_AIRFLOW")
 _DROPPED = ("IPYTHONDIR", "PYTHONWARNINGS", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONUNBUFFERED", "FORCE_COLOR")
 
 
-class JupyterMissingError(RuntimeError):
-    """JupyterLab or ipykernel is not installed in this environment."""
-
-
 class ServerStartError(RuntimeError):
     """The Jupyter server ended or did not answer in time."""
-
-
-def check_installed() -> None:
-    """Raise :class:`JupyterMissingError` unless the ``local`` extra is installed."""
-    missing = [name for name in ("jupyterlab", "ipykernel") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise JupyterMissingError(
-            f"The local Studio needs {' and '.join(missing)}, not installed in {sys.prefix}: "
-            "pip install 'airflow-provider-smstudio[local]'"
-        )
 
 
 @dataclass(frozen=True)
@@ -78,7 +83,7 @@ class Layout:
         """The file that a kernel's process is started with."""
         return self.root / "runtime" / f"kernel-{kernel_id}.json"
 
-    def environment(self, app_type: str) -> dict[str, str]:
+    def environment(self, app_type: str, python: ServerPython, setup: Setup) -> dict[str, str]:
         """The environment of the server and so of its kernels: this process's, minus what is ours."""
         env = {
             name: value
@@ -98,10 +103,12 @@ class Layout:
             IPYTHONDIR=str(self.root / "ipython"),
             # A server extension asks npm about itself, which would leave a folder in the home.
             npm_config_cache=str(self.root / "npm"),
-            PATH=os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", os.defpath)]),
+            # SageMaker's extensions would make /var/log/studio.
+            SAGEMAKER_LOG_FILE=str(self.root / "studio-logs" / "log"),
             SAGEMAKER_APP_TYPE_LOWERCASE=app_type.lower(),
+            **setup.environment,
         )
-        return env
+        return python.environment(env)
 
 
 def free_port() -> int:
@@ -122,18 +129,29 @@ def free_port() -> int:
 class JupyterServer:
     """One server process with its kernels.
 
+    :param python: what it and its kernels run under.
+    :param setup: what is special to its kind of space.
     :param config: what to add to the server's configuration file.
     :param args: arguments to add to the command line.
     """
 
     def __init__(
-        self, layout: Layout, app_type: str, base: str, config: str = "", args: Sequence[str] = ()
+        self,
+        layout: Layout,
+        app_type: str,
+        base: str,
+        python: ServerPython,
+        setup: Setup,
+        config: str = "",
+        args: Sequence[str] = (),
     ) -> None:
         self.base = base
         self.port = free_port()
         self.log_path = layout.root / "server.log"
         self._layout = layout
         self._app_type = app_type
+        self._python = python
+        self._setup = setup
         self._config = config
         self._args = list(args)
         self._process: subprocess.Popen[bytes] | None = None
@@ -145,7 +163,7 @@ class JupyterServer:
 
     def _argv(self) -> list[str]:
         argv = [
-            *(sys.executable, "-m", "jupyterlab"),
+            *(self._python.command, "-m", "jupyterlab"),
             *("--ip", "127.0.0.1", "--port", str(self.port), "--ServerApp.port_retries=0", "--no-browser"),
             *(f"--ServerApp.base_url={self.base}", "--ServerApp.token=", "--ServerApp.allow_origin=*"),
             # With SageMaker's "--ip 0.0.0.0" this is the default.
@@ -154,12 +172,20 @@ class JupyterServer:
         ]
         if os.geteuid() == 0:
             argv.append("--allow-root")
-        return [*argv, *self._args]
+        return [*argv, *self._setup.args, *self._args]
 
     def _write_config(self) -> None:
-        off = {name: False for name in _NOT_IN_PRIVATE_SPACES if importlib.util.find_spec(name)}
-        text = _CONFIG + (f"c.ServerApp.jpserver_extensions = {off!r}\n" if off else "") + self._config
-        (self._layout.root / "config" / "jupyter_server_config.py").write_text(text)
+        setup, root = self._setup, self._layout.root
+        text = _CONFIG
+        if setup.extensions:
+            text += f"c.ServerApp.jpserver_extensions = {setup.extensions!r}\n"
+        if setup.shared_store:
+            text += _SHARED_STORE.format(path=str(root / "ystore.db"))
+        (root / "config" / "jupyter_server_config.py").write_text(text + self._config)
+        if setup.lab_extensions:
+            page = {"disabledExtensions": {name: not on for name, on in setup.lab_extensions.items()}}
+            (root / "config" / "labconfig").mkdir(exist_ok=True)
+            (root / "config" / "labconfig" / "page_config.json").write_text(json.dumps(page))
 
     async def start(self) -> None:
         """Start the process and wait until it answers.
@@ -178,16 +204,17 @@ class JupyterServer:
                 stdout=log,
                 stderr=log,
                 cwd=self._layout.home,
-                env=self._layout.environment(self._app_type),
+                env=self._layout.environment(self._app_type, self._python, self._setup),
                 # Ctrl-C in a terminal must reach this process only; it then ends the server.
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_TIMEOUT
+        patience = FOREIGN_START_TIMEOUT if self._python.foreign else START_TIMEOUT
+        deadline = time.monotonic() + patience
         while not await self._answers():
             if self._process.poll() is not None:
                 raise ServerStartError(f"the Jupyter server ended with {self._process.returncode}: {self._tail()}")
             if time.monotonic() > deadline:
-                raise ServerStartError(f"the Jupyter server did not answer in {START_TIMEOUT:g} s: {self._tail()}")
+                raise ServerStartError(f"the Jupyter server did not answer in {patience:g} s: {self._tail()}")
             await asyncio.sleep(0.05)
 
     async def _answers(self) -> bool:

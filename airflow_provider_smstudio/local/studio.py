@@ -23,9 +23,11 @@ from airflow_provider_smstudio.local.door import Door, SignIn
 from airflow_provider_smstudio.local.faults import Faults, Hold, OnRequest, Registration
 from airflow_provider_smstudio.local.idle import IdleShutdown
 from airflow_provider_smstudio.local.images import CLASSIC_IMAGES, ClassicImage, distribution_arn
-from airflow_provider_smstudio.local.jupyter import JupyterServer, Layout, check_installed
+from airflow_provider_smstudio.local.jupyter import JupyterServer, Layout
 from airflow_provider_smstudio.local.login import Logins
 from airflow_provider_smstudio.local.processes import kernel_pid
+from airflow_provider_smstudio.local.server_python import find_server_python
+from airflow_provider_smstudio.local.space_kinds import check_kind, setup_of
 from airflow_provider_smstudio.local.switches import Switches
 from airflow_provider_smstudio.local.threads import run_on
 from airflow_provider_smstudio.local.websockets import Websocket
@@ -54,6 +56,11 @@ class LocalStudio:
         of this object itself.
     :param server_args: arguments to add to the Jupyter server's command line, such as
         ``"--ZMQChannelsWebsocketConnection.limit_rate=False"``.
+    :param server_python: the interpreter that the Jupyter server and its kernels run under, with what is installed
+        for it: of another environment, such as one that is like an image of SageMaker Distribution. Default:
+        this process's own. Not for Classic.
+    :param space_kind: ``"stock"`` (Jupyter's own server, without collaboration), ``"private"`` or ``"shared"``:
+        what an image's start script switches on and off for such a space. Not for Classic.
     :param images: the images of a Classic domain, the first being the default.
     :param switches: initial values for :class:`Switches`.
     """
@@ -70,6 +77,8 @@ class LocalStudio:
         app_status: str = "InService",
         app_start_delay: float = 0.0,
         server_args: Sequence[str] = (),
+        server_python: Path | str | None = None,
+        space_kind: str = "stock",
         images: Sequence[ClassicImage] = CLASSIC_IMAGES,
         **switches: Any,
     ) -> None:
@@ -77,7 +86,14 @@ class LocalStudio:
             raise ValueError(f"flavour must be one of {', '.join(FLAVOURS)}, not {flavour!r}")
         if app_status not in APP_STATUSES:
             raise ValueError(f"app_status must be one of {', '.join(APP_STATUSES)}, not {app_status!r}")
+        check_kind(space_kind)
+        if flavour == "classic" and (server_python is not None or space_kind != "stock"):
+            raise ValueError(
+                "server_python and space_kind are for the flavour jupyterlab only: Classic's server is "
+                "the local Studio's own"
+            )
         self.flavour = flavour
+        self.space_kind = space_kind
         self.domain_id = domain_id
         self.user_profile_name = user_profile_name
         self.space_name = space_name
@@ -86,6 +102,7 @@ class LocalStudio:
         self.presigned_urls_issued = 0
         self._app_status = app_status
         self._server_args = list(server_args)
+        self._server_python = server_python
         self._wanted_home = Path(home).resolve() if home is not None else None
         self._images = images
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -99,11 +116,13 @@ class LocalStudio:
     def start(self) -> LocalStudio:
         """Start everything; returns once the app has the wanted status.
 
-        :raises JupyterMissingError: without the ``local`` extra.
+        :raises JupyterMissingError: without the ``local`` extra, or if ``server_python`` lacks JupyterLab or
+            ipykernel.
+        :raises ValueError: ``server_python`` is no Python that can be started.
         """
         if self._loop is not None:
             raise RuntimeError("the local Studio is already running")
-        check_installed()
+        self._python = find_server_python(self._server_python)
         self._pid = os.getpid()
         root = Path(tempfile.mkdtemp(prefix="smstudio-local-")).resolve()
         self._layout = Layout(root, self._wanted_home or root / "home", remove=root)
@@ -133,7 +152,8 @@ class LocalStudio:
 
         def new_server() -> JupyterServer:
             config = self._classic.prepare() if classic else ""
-            return JupyterServer(self._layout, app_type, base, config, self._server_args)
+            setup = setup_of(self.space_kind, self._python.packages, self._python.image)
+            return JupyterServer(self._layout, app_type, base, self._python, setup, config, self._server_args)
 
         owner_key, owner = (
             ("UserProfileName", self.user_profile_name) if classic else ("SpaceName", self.space_name)
