@@ -61,13 +61,15 @@ class ActivityKeeper:
         try:
             seen = (self._server.kernel(kernel_id) or {}).get("last_activity")
             before, self._seen = self._seen, seen
-            if seen is not None and seen == before:
+            if seen is not None and seen == before and self._server.idle_since() is not None:
                 self._show()
         except StudioError as error:
+            if getattr(error, "status", None) == 404 and getattr(error, "path", "") == "api/idle":
+                return  # an image without idle shutdown
             self._say(
                 logging.WARNING,
-                "the Jupyter server does not note the activity of this notebook, and Studio could not be shown it "
-                f"otherwise ({error}): the idle shutdown may stop the app while it runs",
+                "the Jupyter server has noted no activity of this notebook for ten minutes, and Studio could not "
+                f"be shown it otherwise ({error}): the idle shutdown may stop the app while it runs",
             )
 
     def _show(self) -> None:
@@ -76,11 +78,12 @@ class ActivityKeeper:
         try:
             self._server.idle_since()
         finally:
-            self._server.delete_terminal(name)
+            with contextlib.suppress(StudioError):
+                self._server.delete_terminal(name)
         self._say(
             logging.INFO,
-            "the Jupyter server does not note the activity of this notebook: every ten minutes a terminal is "
-            "opened for a moment, which Studio's idle shutdown sees",
+            "the Jupyter server has noted no activity of this notebook for ten minutes: a terminal is opened for "
+            "a moment now, and every ten minutes, which Studio's idle shutdown sees",
         )
 
     def _say(self, level: int, line: str) -> None:

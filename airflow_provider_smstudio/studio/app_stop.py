@@ -70,6 +70,7 @@ class AppStopper:
         self._control, self._server, self._request = control, server, request
         self._other_runs = other_runs
         self._linger_until: float | None = None
+        self._notes_activity: bool | None = None
 
     def step(self) -> Step:
         """Look whether the app is needed, and stop it if not.
@@ -133,7 +134,7 @@ class AppStopper:
     def _busy(self, state: AppState) -> Step | None:
         if self._request.if_busy == "stop" or state.status != IN_SERVICE:
             return None
-        busy = busy_sessions(self._server, 60 * self._request.idle_minutes)
+        busy = busy_sessions(self._server, 60 * self._request.idle_minutes, self._activity_is_noted)
         if not busy:
             return None
         text = f"{self._control.title} is in use: {_some(busy)}"
@@ -145,6 +146,22 @@ class AppStopper:
                 f"{text}. Wait for it with if_busy='wait'", app_type=self._control.app_type, used_by=busy
             )
         return Step(f"{text}; it is left running")
+
+    def _activity_is_noted(self) -> bool:
+        """Tell whether the server notes when its kernels were last used; tried once, and told if not."""
+        if self._notes_activity is None:
+            try:
+                self._notes_activity = notes_activity(self._server, f"{SESSION_PREFIX}{uuid.uuid4().hex}-look")
+                reason = "this app's Jupyter server does not note when its kernels were last used"
+            except StudioError as error:
+                self._notes_activity = False
+                reason = f"it could not be tried whether this app's Jupyter server notes activity ({error})"
+            if not self._notes_activity:
+                log.warning(
+                    "%s, so every kernel counts as used: shut down what nobody needs, or set if_busy='stop'",
+                    reason,
+                )
+        return self._notes_activity
 
     def _stop(self, state: AppState, marks: Marks | None) -> Step:
         title = self._control.title
@@ -197,14 +214,16 @@ class AppStopper:
             log.warning("%s", error)
 
 
-def busy_sessions(server: JupyterServer, idle_seconds: float) -> list[str]:
+def busy_sessions(server: JupyterServer, idle_seconds: float, activity_is_noted: Callable[[], bool]) -> list[str]:
     """Name the sessions, and the kernels without one, that are used.
 
     A kernel is used while it is busy, and for some time after its last activity. It always counts as used in
     Studio Classic, whose server tells of neither, and where a server does not note activity. That is tried with
     one more kernel before any is called idle (jupyter_server_documents 0.2.0 does not note it; measured).
+    With no time after it, the last activity does not matter.
 
     :param idle_seconds: for how long after.
+    :param activity_is_noted: tries whether the server notes activity.
     """
     kernels: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for kernel in server.kernels():
@@ -221,15 +240,8 @@ def busy_sessions(server: JupyterServer, idle_seconds: float) -> list[str]:
         return server.classic or kernel.get("execution_state") == "busy" or active > recently
 
     used = [name for name, kernel in kernels.values() if is_used(kernel)]
-    if used or not kernels:
+    if used or not kernels or idle_seconds <= 0 or activity_is_noted():
         return used
-    try:
-        if notes_activity(server, f"{SESSION_PREFIX}{uuid.uuid4().hex}-look"):
-            return []
-        reason = "this app's Jupyter server does not note when its kernels were last used"
-    except StudioError as error:
-        reason = f"it could not be tried whether this app's Jupyter server notes activity ({error})"
-    log.warning("%s, so every kernel counts as used: shut down what nobody needs, or set if_busy='stop'", reason)
     return [name for name, _ in kernels.values()]
 
 

@@ -26,6 +26,9 @@ _BEAT = "-beat"
 _BEATS = 3
 """So many heartbeats without an answer, and the connection is made anew."""
 
+_LOOK_PAUSE = 10.0
+"""Seconds between two looks at a kernel that does not read what it is sent, at least."""
+
 
 class ConnectedFlow(CellFlow):
     """The cells of one run, and the connection to their kernel; see ``NotebookRun`` for the parameters."""
@@ -62,7 +65,7 @@ class ConnectedFlow(CellFlow):
         self._reopened_at = now
         self._reopened = False
         self._beats = 0
-        self._sign_at = self._looked_at = now
+        self._sign_at, self._looked_at = now, now - _LOOK_PAUSE
         self._process: str | None = None
         self._replaced = False
         """Whether another process answers than the one that had the running cell."""
@@ -94,7 +97,7 @@ class ConnectedFlow(CellFlow):
             return self._ask_behind(now)
         # Nobody knows how Studio Classic calls a kernel, and without a record a new connection may lose something.
         sure = state == "idle" or self._recording
-        return [self._reopen(now)] if sure and now >= asked + self._patience else []
+        return self._reopen(now) if sure and now >= asked + self._patience else []
 
     def disconnected(self, error: StudioError, now: float) -> list[Event]:
         """Take it that the websocket broke, or that it could not be opened anew."""
@@ -148,33 +151,44 @@ class ConnectedFlow(CellFlow):
     def _listen(self, now: float) -> list[Event]:
         """While the connection is up: is it, and is the kernel there, and has it got what was sent?"""
         events: list[Event] = []
-        look_at = self._look_at()
-        if look_at is not None and now >= look_at:
-            self._looked_at = now
-            events.append(ev.CheckProcess(self._ledger.process, now - self._sign_at))
         if self._settle_at is not None and now >= self._settle_at:
             events += self._ask_behind(now)
         if self._beat_at is not None and now >= self._beat_at:
             if self._beats >= _BEATS and self._recording:
                 self._reopened = True  # the same channels would not help
-                return [*events, self._reopen(now)]
+                return [*events, *self._reopen(now)]
             events.append(self._heartbeat(now))
         unheard_by = self._unheard_by()
         if unheard_by is not None and now >= unheard_by:
-            return [*events, self._reopen(now)]
+            return [*events, *self._reopen(now)]
         if self._check_at is not None and now >= self._check_at:
             self._check_at = now + self._options.check_interval
             events.append(ev.CheckKernel())
         return events
 
     def _look_at(self) -> float | None:
-        """Tell when it is to be looked whether the kernel's process is there, None while it has nothing to do."""
-        limit = self._options.crash_check_after
-        if limit is None or (self._current is None and not self._inquiries):
+        """Tell when it is to be looked whether the kernel's process is there, None while it has nothing to do.
+
+        Whether the websocket is up does not matter: a server may not open one to a kernel that has crashed.
+        """
+        limit, waits = self._options.crash_check_after, self._current is not None or bool(self._inquiries)
+        starts = not self._ready and not self._resumed  # which has a limit of its own
+        if limit is None or not waits or starts or self._stopping is not None:
             return None
         return max(self._sign_at, self._looked_at) + limit
 
-    def _reopen(self, now: float) -> ev.Reconnect:
+    def _look(self, now: float) -> list[Event]:
+        """Have it looked whether the kernel's process is there, if it is time."""
+        look_at = self._look_at()
+        return self._look_now(now) if look_at is not None and now >= look_at else []
+
+    def _look_now(self, now: float) -> list[Event]:
+        if self._look_at() is None:
+            return []
+        self._looked_at = now
+        return [ev.CheckProcess(self._ledger.process, now - self._sign_at)]
+
+    def _reopen(self, now: float) -> list[Event]:
         """Have the connection made anew, in order.
 
         Kernels of ipykernel 7.0 to 7.3 may leave a request unread until the next connection comes
@@ -185,9 +199,12 @@ class ConnectedFlow(CellFlow):
         # gets new ones; he gets no reply to what was sent before, so where a cell runs, the kernel's record must
         # know that.
         fresh = self._reopened and (self._recording or self._current is None or not self._ready)
-        self._reopened = True
+        again, self._reopened = self._reopened, True
         self._reopened_at, self._patience, self._beats = now, min(2 * self._patience, 60.0), 0
-        return ev.Reconnect(orderly=True, fresh=fresh)
+        # jupyter_server_documents keeps one connection to the kernel whatever websockets come, so a new websocket
+        # does not wake the kernel there (measured, 0.2.6 with ipykernel 7.3): a look at it does.
+        look = self._look_now(now) if again and now >= self._looked_at + _LOOK_PAUSE else []
+        return [*look, ev.Reconnect(orderly=True, fresh=fresh)]
 
     def _unheard_by(self) -> float | None:
         """Tell when a sign must have come that the kernel has got what was sent last, None if none is due."""

@@ -12,7 +12,7 @@ from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import checkpoint, conduct
 from airflow_provider_smstudio.studio.checkpoint import Identity
-from airflow_provider_smstudio.studio.errors import InvalidInputError
+from airflow_provider_smstudio.studio.errors import InvalidInputError, StudioError
 from airflow_provider_smstudio.studio.job import NotebookJob
 from airflow_provider_smstudio.studio.preparing import Prepared
 from airflow_provider_smstudio.studio.removal import remove_kernel
@@ -38,7 +38,10 @@ def session_of(
     sessions = server.sessions()
     for item in sessions:
         if item.get("path") == who.look_path(path):  # that process was lost in the middle of it
-            remove_kernel(server, str(item["id"]), str(item["kernel"]["id"]))
+            try:
+                remove_kernel(server, str(item["id"]), (item.get("kernel") or {}).get("id"))
+            except StudioError as error:  # it keeps nobody from running
+                log.warning("a second kernel of an earlier try may still run: %s", error)
     found = [item for item in sessions if item.get("path") == path]
     saved = _saved(server, prepared) if prepared.output_exists else None
     if not found:

@@ -9,12 +9,14 @@ other side.
 import json
 import os
 import socket
+from typing import Any
 
 GONE, THERE, UNKNOWN = "gone", "there", "unknown"
 
 _START = 19
 _STATE = 0
 _TIMEOUT = 5.0
+_WAKE_MS = 1000
 
 
 def this_process() -> "str | None":
@@ -32,7 +34,36 @@ def look(process: "str | None", kernel_id: str) -> str:
     :param kernel_id: the kernel's id, by which its connection file is named.
     """
     found = by_process(process) if process else UNKNOWN
-    return by_port(kernel_id) if found == UNKNOWN else found
+    if found == UNKNOWN:
+        found = by_port(kernel_id)
+    if found != GONE:
+        wake(kernel_id)
+    return found
+
+
+def wake(kernel_id: str) -> bool:
+    """Connect to a kernel as a client does, and ask it for its name; tell whether it answered.
+
+    Kernels of ipykernel 7.0 to 7.3 may leave messages unread until the next connection comes, which a websocket is
+    not on each server (ipython/ipykernel#1554).
+    """
+    try:
+        import zmq
+        from jupyter_client.session import Session
+
+        found = _connection(kernel_id)
+        session = Session(key=found["key"].encode(), signature_scheme=found["signature_scheme"])
+        with zmq.Context() as context:
+            answered = False
+            for name in ("control_port", "shell_port"):
+                with context.socket(zmq.DEALER) as channel:
+                    channel.linger = 0
+                    channel.connect(f"{found['transport']}://{found['ip']}:{found[name]}")
+                    session.send(channel, "kernel_info_request", {})
+                    answered = bool(channel.poll(_WAKE_MS)) or answered
+            return answered
+    except Exception:
+        return False
 
 
 def by_process(process: str) -> str:
@@ -54,31 +85,38 @@ def by_process(process: str) -> str:
 
 
 def by_port(kernel_id: str) -> str:
-    """Look whether anything listens where the kernel must; ours is looked at first, to see that this tells."""
+    """Look whether anything listens where the kernel must; first at this kernel itself, to see that this tells."""
     try:
-        from ipykernel.connect import get_connection_file
-
-        own = get_connection_file()
-        other = os.path.join(os.path.dirname(own), f"kernel-{kernel_id}.json")
-        if _listens(own) != THERE:
+        if _listens(_connection()) != THERE:
             return UNKNOWN
-        return _listens(other)
+        return _listens(_connection(kernel_id))
     except Exception:
         return UNKNOWN
 
 
-def _listens(connection_file: str) -> str:
-    with open(connection_file) as file:
-        found = json.load(file)
+def _connection(kernel_id: "str | None" = None) -> "dict[str, Any]":
+    """Read a kernel's connection file, which lies beside our own; by default that one."""
+    from ipykernel.connect import get_connection_file
+
+    path = get_connection_file()
+    if kernel_id is not None:
+        path = os.path.join(os.path.dirname(path), f"kernel-{kernel_id}.json")
+    with open(path) as file:
+        return dict(json.load(file))
+
+
+def _listens(found: "dict[str, Any]") -> str:
     if found.get("transport") != "tcp":
         return UNKNOWN
-    try:
-        socket.create_connection((found["ip"], found["hb_port"]), _TIMEOUT).close()
-    except ConnectionRefusedError:
-        return GONE
-    except OSError:
-        return UNKNOWN
-    return THERE
+    for name in ("hb_port", "shell_port", "iopub_port", "control_port"):
+        try:
+            socket.create_connection((found["ip"], found[name]), _TIMEOUT).close()
+            return THERE
+        except ConnectionRefusedError:
+            continue
+        except OSError:
+            return UNKNOWN
+    return GONE
 
 
 def _boot() -> str:

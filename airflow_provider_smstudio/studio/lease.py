@@ -65,8 +65,12 @@ class KernelLease:
         self._delete_app = delete_app and server.classic
         self._stop_reason = stop_reason
         self.session_id: str | None = None
-        self._owners = {owner}
-        self._keeps_messages: bool | None = None
+        self.taken_over: RunTakenOverError | None = None
+        """Set once it was found out, in whatever thread, that another process watches over the run."""
+        self._owner = owner
+        self._names = {owner}  # who in the session's name means this process
+        self._writers = {owner}  # whose notebook is this process's to write
+        self._in_vain = False
         self._app_name: str | None = None
         self._apps_before: set[str] | None = None
         self._began = self._said = self._asked = time.monotonic()
@@ -122,6 +126,8 @@ class KernelLease:
             session = self._server.start_session(kernel, path, name, timeout=remaining)
             self.kernel_id = str(session["kernel"]["id"])
             self.session_id = str(session["id"])
+            if session.get("name") not in (None, name):  # a server returns the session that is there already
+                self.rename(name)
 
         while_wanted(work, check=self._check, undo=lambda _: self.release(hurry=True))
 
@@ -169,7 +175,9 @@ class KernelLease:
         kernel = session["kernel"]
         self.session_id, self.kernel_id = str(session["id"]), str(kernel["id"])
         self._app_name = kernel.get("app_name")
-        self._owners.add(owner_of(session.get("name"))[0])  # until it is renamed
+        former = owner_of(session.get("name"))[0]
+        self._names.add(former)  # until it is renamed
+        self._writers.add(former)
         self.channel_was_open = True  # by an earlier process
 
     def attach(self, session: Mapping[str, Any], client_session: str) -> channels.KernelChannel:
@@ -228,20 +236,29 @@ class KernelLease:
     def is_ours(self, *, timeout: float = 15) -> bool:
         """Ask the server for the session: is it there, and does this process still watch over it?
 
+        :param timeout: limit for the answer, in seconds.
         :return: False when the server has forgotten the session, and so ended its kernel.
-        :raises RunTakenOverError: when another process watches over the run now.
+        :raises RunTakenOverError: when another process watches over the run now; from then on, always.
         """
-        if self.session_id is None:
+        session_id = self.session_id
+        if self.taken_over is not None:
+            raise self.taken_over
+        if session_id is None:
             return False
-        session = self._server.find_session(self.session_id, timeout=timeout)
+        session = self._server.find_session(session_id, timeout=timeout)
         if session is None:
             return False
         other, _ = owner_of(session.get("name"))
-        if other is not None and other not in self._owners:
-            raise RunTakenOverError("another process has taken over this run; it goes on there")
+        if other is not None and other not in self._names:
+            self.taken_over = RunTakenOverError("another process has taken over this run; it goes on there")
+            raise self.taken_over
         return True
 
-    def require_ours(self, path: str, *, timeout: float = 15) -> None:
+    def accept_writer(self, writer: str | None) -> None:
+        """Count an earlier process's notebook, which is gone on with, as this process's own."""
+        self._writers.add(writer)
+
+    def require_ours(self, path: str, *, hurry: bool = False) -> None:
         """See that this process still watches over the run, before it saves or removes anything of it.
 
         Where the session is gone, another process may have ended the run, or begun it once more: then the executed
@@ -249,28 +266,47 @@ class KernelLease:
         (jupyter_server_documents, measured).
 
         :param path: the executed notebook.
-        :param timeout: limit for each answer, in seconds.
+        :param hurry: wait two seconds for an answer, and never again in vain.
         :raises RunTakenOverError: when another process watches over the run, or has done so since.
         :raises StudioError: when the server cannot be asked.
         """
-        if self.session_id is None or self.is_ours(timeout=timeout):
+        if self.taken_over is None and (self.session_id is None or self._ask_owner(hurry)):
             return
-        with contextlib.suppress(InvalidInputError):  # nothing there, or no notebook: nobody's
-            writer = checkpoint.writer_of(self._server.read_notebook(path))
-            if writer is not None and writer not in self._owners:
-                raise RunTakenOverError("another process has taken over this run, and has ended it")
+        if self.taken_over is None and not hurry:
+            with contextlib.suppress(InvalidInputError):  # nothing there, or no notebook: nobody's
+                writer = checkpoint.writer_of(self._server.read_notebook(path))
+                if writer is not None and writer not in self._writers:
+                    self.taken_over = RunTakenOverError(
+                        "another process has taken over this run, and has ended it"
+                    )
+        if self.taken_over is not None:
+            raise self.taken_over
+
+    def _ask_owner(self, hurry: bool) -> bool:
+        """Ask :meth:`is_ours`; in a hurry not once more where there was no answer.
+
+        :raises StudioError: when there is no answer.
+        """
+        if hurry and self._in_vain:
+            raise ServerError("the server was asked in vain a moment ago", status=None)
+        try:
+            return self.is_ours(timeout=2.0 if hurry else 15.0)
+        except ServerError:
+            self._in_vain = hurry
+            raise
 
     def keeps_messages(self) -> bool:
         """Tell whether the server keeps what comes while the websocket is away; ask while it is open.
 
         Where the server does not say, it does not.
         """
-        if self._keeps_messages is None and self.kernel_id is not None:
-            try:
-                self._keeps_messages = self._server.keeps_messages(self.kernel_id)
-            except StudioError as error:
-                log.info("the server could not be asked for the kernel: %s", error)
-        return bool(self._keeps_messages)
+        if self.kernel_id is None:
+            return False
+        try:
+            return self._server.keeps_messages(self.kernel_id)
+        except StudioError as error:
+            log.info("the server could not be asked for the kernel: %s", error)
+            return False
 
     def rename(self, name: str) -> bool:
         """Name the session anew.
@@ -284,6 +320,7 @@ class KernelLease:
         except StudioError as error:
             log.info("the session could not be renamed: %s", error)
             return False
+        self._names = {self._owner}
         return True
 
     def leave(self) -> None:
@@ -330,7 +367,7 @@ class KernelLease:
             self.channel.close()
             self.channel = None
         try:
-            self.is_ours(timeout=2.0 if hurry else 15.0)
+            self._ask_owner(hurry)
         except RunTakenOverError as error:
             log.warning("%s: its kernel is left alone", error)
             self.leave()

@@ -39,6 +39,8 @@ _LOGIN_PAUSES = (0.5, 2.0)
 # its list then holds a kernel without last_activity); in a backfill some kernel often is.
 _PROOF_PAUSES = (0.2, 0.5, 1.0, 2.0)
 _READ_TIMEOUT = 60.0
+_HURRIED = 3.0
+"""A limit of so many seconds or less is that of a task that is being killed."""
 
 
 class NoAnswerError(LoginError):
@@ -110,7 +112,8 @@ class StudioSession:
         :param timeout: longest silence of the server, in seconds.
         :return: the answer, whatever its status; only a login that has ended is dealt with here.
         :raises SessionExpiredError: when a fresh login was refused as well.
-        :raises ServerError: when no answer came. GET, PUT and DELETE are tried three times where that may help.
+        :raises ServerError: when no answer came. GET, PUT and DELETE are tried three times where that may help; a
+            GET that may take few seconds only is not tried again for being slow.
         """
         self._ensure()
         seen = self._logins
@@ -186,7 +189,8 @@ class StudioSession:
                 failure = f"HTTP {response.status_code}"
             except requests.RequestException as error:
                 failure = _describe(error)
-                slow = isinstance(error, requests.exceptions.ReadTimeout) and method != "GET"
+                hurried = method != "GET" or timeout <= _HURRIED
+                slow = isinstance(error, requests.exceptions.ReadTimeout) and hurried
                 if attempt == tries or slow:  # what is slow is not made faster by asking twice
                     raise ServerError(
                         f"no answer to {method} {path} from the Jupyter server: {failure}",

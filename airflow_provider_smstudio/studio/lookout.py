@@ -93,22 +93,28 @@ class Lookout:
         :param seconds: how long to wait for that at most.
         """
         second = self._second
-        if second is not None and not self._done.is_set():
-            second.give_up()
-            self._done.wait(seconds)
+        if second is None or self._done.is_set():
+            return
+        second.give_up()
+        if second.begun and not self._done.wait(seconds):
+            second.remove()  # whose own thread may not live to do it
 
     def _look(self, second: SecondKernel, kernel_id: str, process: str | None) -> None:
         began = time.monotonic()
+        finding = Finding(began, None, "the look failed")
         try:
-            with second:
+            with self._server.one_look, second:
                 text = second.ask(look_source(process, kernel_id))
             there = {kernel_look.GONE: False, kernel_look.THERE: True}.get(text)
             finding = Finding(began, there, "" if there is not None else "nothing here tells")
         except StudioError as error:
             finding = Finding(began, None, str(error))
-        with self._lock:
-            self._finding = finding
-        self._done.set()
+        except Exception as error:  # whatever it is, the next look may do better
+            finding = Finding(began, None, type(error).__name__)
+        finally:
+            with self._lock:
+                self._finding = finding
+            self._done.set()
 
 
 class SecondKernel:
@@ -120,6 +126,7 @@ class SecondKernel:
 
     def __init__(self, server: JupyterServer, path: str) -> None:
         self._server, self._path = server, path
+        self.begun = False
         self._session_id: str | None = None
         self._given_up = threading.Event()
         self._channel: channels.KernelChannel | None = None
@@ -129,12 +136,12 @@ class SecondKernel:
         try:
             self._start()
         except BaseException:
-            self._remove()
+            self.remove()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._remove()
+        self.remove()
 
     def give_up(self) -> None:
         """End what is under way as soon as possible; for another thread."""
@@ -159,6 +166,9 @@ class SecondKernel:
         raise ConnectionLostError(f"a second kernel did not answer within {_LIMIT:g} s")
 
     def _start(self) -> None:
+        if self._given_up.is_set():
+            raise ConnectionLostError("the look was given up")
+        self.begun = True
         kernel = {"name": _python_kernel(self._server.kernelspecs())}
         session = self._server.start_session(kernel, self._path, "smstudio look", timeout=_LIMIT)
         self._session_id, self.kernel_id = str(session["id"]), str(session["kernel"]["id"])
@@ -176,18 +186,28 @@ class SecondKernel:
                     raise
             time.sleep(0.3)
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
+        """Remove the kernel; a failure is logged. Harmless when that is done already."""
         channel, self._channel = self._channel, None
         if channel is not None:
             with contextlib.suppress(StudioError):
                 channel.close()
-        if self._session_id is None:
+        if not self.begun:
             return
+        hurry = self._given_up.is_set()
         try:
-            remove_kernel(self._server, self._session_id, self.kernel_id, hurry=self._given_up.is_set())
+            for session_id, kernel_id in self._sessions(2.0 if hurry else 60.0):
+                remove_kernel(self._server, session_id, kernel_id, hurry=hurry)
+            self.begun = False
         except StudioError as error:
-            log.warning("the second kernel %s may still run: %s", self.kernel_id, error)
-        self._session_id = None
+            log.warning("the second kernel %s may still run: %s", self.kernel_id or "", error)
+
+    def _sessions(self, timeout: float) -> list[tuple[str, str | None]]:
+        """Find what was started; a server may have made the session whose answer never came."""
+        if self._session_id is not None:
+            return [(self._session_id, self.kernel_id)]
+        found = [item for item in self._server.sessions(timeout=timeout) if item.get("path") == self._path]
+        return [(str(item["id"]), (item.get("kernel") or {}).get("id")) for item in found]
 
 
 def notes_activity(server: JupyterServer, path: str) -> bool:

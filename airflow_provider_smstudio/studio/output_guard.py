@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
 from typing import BinaryIO
 
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio.errors import RunTakenOverError, StudioError
+from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.server import JupyterServer
 
 log = logging.getLogger(__name__)
@@ -27,9 +28,8 @@ class OutputGuard:
     :param server: the Jupyter server.
     :param path: the executed notebook's path, below the Studio home.
     :param notebook: what the run saves; only the sources of its cells are compared, which no run changes.
-    :param require_ours: raises :class:`RunTakenOverError` when the run is another process's; called with the limit
-        for an answer, in seconds.
-    :ivar taken_over: the error by which that was found out, in whatever thread; None until then.
+    :param lease: knows whether the run is still this process's.
+    :param pause: seconds between two looks whether somebody has changed the notebook, at least.
     """
 
     def __init__(
@@ -37,12 +37,13 @@ class OutputGuard:
         server: JupyterServer,
         path: str,
         notebook: NotebookNode,
-        require_ours: Callable[[float], None] = lambda timeout: None,
+        lease: KernelLease,
+        pause: float = 0.0,
     ) -> None:
         self.path = path
-        self.taken_over: RunTakenOverError | None = None
         self._server = server
-        self._require_ours = require_ours
+        self._lease = lease
+        self._pause, self._looked_at = pause, 0.0
         self._sources = _sources(notebook)
         self._written: str | None = None
         self._comparisons = 0 if server.classic else _COMPARISONS
@@ -50,17 +51,15 @@ class OutputGuard:
     def check(self, *, hurry: bool = False) -> None:
         """Raise when the run is another process's; a server that cannot be asked is passed over.
 
+        :param hurry: wait two seconds for the answer.
         :raises RunTakenOverError: then, and from then on.
         """
         try:
-            if self.taken_over is None:
-                self._require_ours(2.0 if hurry else 15.0)
-        except RunTakenOverError as error:
-            self.taken_over = error
+            self._lease.require_ours(self.path, hurry=hurry)
+        except RunTakenOverError:
+            raise
         except StudioError as error:
             log.info("whether another process has taken over this run is not known: %s", error)
-        if self.taken_over is not None:
-            raise self.taken_over
 
     def write(self, body: bytes | BinaryIO, *, hurry: bool = False) -> None:
         """Write the notebook.
@@ -71,7 +70,9 @@ class OutputGuard:
         :raises SaveError: when the server did not take it.
         """
         self.check(hurry=hurry)
-        if self._written is not None and self._comparisons and not hurry:
+        due = time.monotonic() >= self._looked_at + self._pause
+        if self._written is not None and self._comparisons and due and not hurry:
+            self._looked_at = time.monotonic()
             self._look()
         self._written = self._server.write_notebook(self.path, body, timeout=3.0 if hurry else 300.0)
 

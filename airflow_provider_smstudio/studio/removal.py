@@ -51,17 +51,21 @@ def _try(
 ) -> ServerError | None:
     """Ask for both to be removed; return the first refusal.
 
-    :raises StudioError: when the server does not answer.
+    :raises StudioError: when the server has not answered one of them.
     """
     refused: ServerError | None = None
+    unanswered: ServerError | None = None
     for ident, delete in ((session_id, server.delete_session), (kernel_id, server.delete_kernel)):
         try:
             if ident is not None:  # a session takes its kernel along, mostly
                 delete(ident, timeout=timeout)
         except ServerError as error:
             if error.status is None:
-                raise
-            refused = refused or error
+                unanswered = unanswered or error
+            else:
+                refused = refused or error
+    if unanswered is not None:
+        raise unanswered
     return refused
 
 

@@ -95,6 +95,7 @@ class NotebookRun(ConnectedFlow):
         """How full the memory under the kernel is; the driver has it read."""
         self._where = where
         self._ready_by: float | None = None
+        self._grace = 0.0
 
     # --- What the driver tells
 
@@ -166,6 +167,7 @@ class NotebookRun(ConnectedFlow):
                 return self._finish(self._stopping, now)
         elif self._timed_out(now):
             events += self._cell_timed_out(now)
+        events += self._look(now)
         if self._link.retry_at is not None and now >= self._link.retry_at:
             self._link.try_now()
             events.append(ev.Reconnect(orderly=False))
@@ -179,9 +181,9 @@ class NotebookRun(ConnectedFlow):
         """Return the clock's reading at which :meth:`tick` has something to do, None if there is none."""
         if self.finished:
             return None
-        times = [self._ready_by, self._stop_by, self._link.retry_at]
+        times = [self._ready_by, self._stop_by, self._link.retry_at, self._look_at()]
         if self._link.up:
-            times += [self._settle_at, self._check_at, self._beat_at, self._unheard_by(), self._look_at()]
+            times += [self._settle_at, self._check_at, self._beat_at, self._unheard_by()]
         if self._current is not None and self._stopping is None and self._options.cell_timeout:
             times.append(self._current.started + self._options.cell_timeout)
         if self._ready:
@@ -200,10 +202,16 @@ class NotebookRun(ConnectedFlow):
             if grace is not None and self._stop_by is not None:
                 self._stop_by = min(self._stop_by, now + grace)
             return []
-        if self._current is not None and self._resumed and self._recording:
-            self._current.suspect = True  # what came while nobody listened is fetched before the kernel goes
         error = RunKilledError(f"the run was stopped{self._during()}: {reason}")
         return self._stop_cell(error, now, grace) if self._current else self._finish(error, now)
+
+    def interrupted(self, now: float) -> None:
+        """Note that the kernel was interrupted just now, as :class:`~events.Interrupt` asked for.
+
+        The request may have taken long; the cell's time to end begins with it.
+        """
+        if self._stop_by is not None:
+            self._stop_by = max(self._stop_by, now + self._grace)
 
     @property
     def may_rest(self) -> bool:
@@ -392,7 +400,8 @@ class NotebookRun(ConnectedFlow):
 
     def _stop_cell(self, error: StudioError, now: float, grace: float | None = None) -> list[Event]:
         self._stopping = error
-        self._stop_by = now + (self._options.interrupt_grace if grace is None else grace)
+        self._grace = self._options.interrupt_grace if grace is None else grace
+        self._stop_by = now + self._grace
         return [ev.Interrupt()]
 
     def _finish(self, error: StudioError | None, now: float) -> list[Event]:

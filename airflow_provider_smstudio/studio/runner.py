@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
@@ -135,16 +136,14 @@ class NotebookRunner:
         began = time.monotonic()
         prepared = prepare(self._server, self._job, self._who, check=self._require_wanted)
         notebook, choice = prepared.notebook, prepared.kernel
-        path = prepared.output_path
-        self._guard = OutputGuard(
-            self._server, path, notebook, lambda timeout: self._lease.require_ours(path, timeout=timeout)
-        )
+        self._guard = OutputGuard(self._server, prepared.output_path, notebook, self._lease)
         self._saver = NotebookSaver(self._guard)
         session = earlier.session_of(self._server, self._job, self._who, prepared) if first else None
         if session is not None and checkpoint.state_of(notebook) in ("completed", "stopped"):
             return self._ended_unheard(prepared, session)
         if session is None and first and (skipped := self._skipped(prepared)):
             return skipped
+        self._lease.accept_writer(checkpoint.writer_of(notebook))
         checkpoint.own(notebook, self._owner)
         where = choice.instance_type or self._where
         client_session = self._websocket_id = self._who.client_session
@@ -188,7 +187,7 @@ class NotebookRunner:
                 self._release()
         if first and not run.requested and self._begins_again(run, session):
             return None
-        self._raise(self._guard.taken_over or run.error)
+        self._raise(self._lease.taken_over or run.error)
         return self._result(prepared, run.executed, startup, resumed=session is not None)
 
     def _raise(self, error: StudioError | None) -> None:
@@ -200,6 +199,8 @@ class NotebookRunner:
 
     def _begins_again(self, run: NotebookRun, session: dict[str, Any] | None) -> bool:
         """Tell whether an attempt that has run nothing is followed by another one."""
+        if self._lease.taken_over is not None:
+            return False
         if session and isinstance(run.error, (KernelDiedError, KernelStartError)):
             log.warning("the variables of the kernel that an earlier try has left are gone: starting afresh")
             return True
@@ -249,7 +250,7 @@ class NotebookRunner:
 
     def _keeps_kernel(self, error: StudioError | None) -> bool:
         """Tell whether the kernel is left for whoever goes on with the run."""
-        error = self._guard.taken_over or error or self._last_save_error
+        error = self._lease.taken_over or error or self._last_save_error
         reached = self._lease.channel_was_open
         kept = conduct.keeps_kernel(self._job, error, stopped=bool(self._stop_reason), reached=reached)
         if kept and not isinstance(error, RunError):
@@ -272,8 +273,8 @@ class NotebookRunner:
     def _drive(self, run: NotebookRun) -> None:
         """See the run to its end, or to where it may be handed over."""
         while not run.finished:
-            if self._guard.taken_over is not None:
-                self._carry_out(run, run.abandon(self._guard.taken_over, time.monotonic()))
+            if self._lease.taken_over is not None:
+                self._carry_out(run, run.abandon(self._lease.taken_over, time.monotonic()))
                 return
             late = self._hand_over_at is not None and time.monotonic() >= self._hand_over_at
             if late and not self._stop_reason:
@@ -383,7 +384,7 @@ class NotebookRunner:
             if isinstance(event, ev.Send):
                 self._send(run, event.message)
             elif isinstance(event, ev.Interrupt):
-                self._lease.interrupt()
+                self._interrupt(run)
             elif isinstance(event, ev.CheckKernel):
                 self._carry_out(run, self._check(run))
             elif isinstance(event, ev.CheckProcess):
@@ -396,6 +397,13 @@ class NotebookRunner:
             elif isinstance(event, ev.Reconnect):
                 self._reconnect(run, event)
             self._listener(event)
+
+    def _interrupt(self, run: NotebookRun) -> None:
+        """Interrupt the cell, unless it is another process's by now."""
+        with contextlib.suppress(RunTakenOverError):
+            self._guard.check(hurry=bool(self._stop_reason))
+            self._lease.interrupt()
+            run.interrupted(time.monotonic())
 
     def _announce(self, run: NotebookRun, cell: int) -> None:
         """Write down that a cell may be sent: in the session's name, or else in the notebook."""
@@ -411,7 +419,7 @@ class NotebookRunner:
 
     def _send(self, run: NotebookRun, message: wire.Message) -> None:
         channel = self._lease.channel
-        if channel is None or self._guard.taken_over is not None:
+        if channel is None or self._lease.taken_over is not None:
             return  # it broke a moment ago, or the run is another process's; the loop deals with that
         try:
             channel.send(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, BinaryIO, TypeVar
@@ -35,11 +36,13 @@ class JupyterServer:
 
     :param session: the authenticated session.
     :ivar meter: tells how full the memory of a space's instance is; it raises nothing.
+    :ivar one_look: held while a second kernel looks for another one; see :mod:`lookout`.
     """
 
     def __init__(self, session: StudioSession) -> None:
         self.session = session
         self.meter = InstanceMeter(session)
+        self.one_look = threading.Lock()
 
     @property
     def classic(self) -> bool:
@@ -249,7 +252,8 @@ class JupyterServer:
 
         :raises ServerError: when it has no such answer, as on images of version 1.
         """
-        found = _parsed(self._call("GET", "api/idle", timeout=15), dict).get("lastActiveTimestamp")
+        # The extension calls its JSON text/html (0.3.1 and 0.3.2), as a login page is.
+        found = _parsed(self._call("GET", "api/idle", timeout=15, html=True), dict).get("lastActiveTimestamp")
         return found if isinstance(found, str) else None
 
     def make_terminal(self) -> str:
@@ -274,9 +278,16 @@ class JupyterServer:
     # --- All requests
 
     def _call(
-        self, method: str, path: str, *, ok: tuple[int, ...] = (200,), timeout: float = 60, **kwargs: Any
+        self,
+        method: str,
+        path: str,
+        *,
+        ok: tuple[int, ...] = (200,),
+        timeout: float = 60,
+        html: bool = False,
+        **kwargs: Any,
     ) -> requests.Response:
-        response = self.session.request(method, path, timeout=timeout, expect_json=True, **kwargs)
+        response = self.session.request(method, path, timeout=timeout, expect_json=not html, **kwargs)
         if response.status_code in ok:
             return response
         raise ServerError(

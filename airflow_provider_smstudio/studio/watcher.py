@@ -8,6 +8,7 @@ any time and be begun anew elsewhere.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -37,7 +38,7 @@ from airflow_provider_smstudio.studio.hub import Hub, SharedStudio, in_thread
 from airflow_provider_smstudio.studio.job import RunResult
 from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.lookout import Lookout
-from airflow_provider_smstudio.studio.metering import look
+from airflow_provider_smstudio.studio.metering import in_daemon, look
 from airflow_provider_smstudio.studio.output_guard import OutputGuard
 from airflow_provider_smstudio.studio.run import NotebookRun
 from airflow_provider_smstudio.studio.spool import NotebookSpool
@@ -127,9 +128,9 @@ class NotebookWatcher:
             self._lease.adopt(session)
             await self._give_back()
             return self._result(notebook)
-        run = self._run = self._resume(notebook, session)
+        run = self._resume(notebook, session)
         run.memory.go_on(self._handover.memory_level)
-        await self._take(session)
+        await self._take(run, session)
         await self._drive(run)
         return await self._end(run)
 
@@ -160,8 +161,8 @@ class NotebookWatcher:
         try:
             notebook = await self._read()
             if checkpoint.state_of(notebook) in ("running", "lost"):  # else it is written down how it ended
-                run = self._run = self._resume(notebook, session)
-                await self._take(session)
+                run = self._resume(notebook, session, unbroken=False)  # its record shall tell what is missing
+                await self._take(run, session)
                 await self._drive(run)
         finally:
             await self._give_back()
@@ -216,15 +217,12 @@ class NotebookWatcher:
             raise RunError(f"the executed notebook at {self._path!r} holds another run; nothing more was run")
         return notebook
 
-    def _resume(self, notebook: NotebookNode, session: dict[str, Any]) -> NotebookRun:
+    def _resume(self, notebook: NotebookNode, session: dict[str, Any], *, unbroken: bool = True) -> NotebookRun:
         owner, announced = owner_of(session.get("name"))
+        self._lease.accept_writer(checkpoint.writer_of(notebook))
         checkpoint.own(notebook, self._owner)
-        self._guard = OutputGuard(
-            self._server,
-            self._path,
-            notebook,
-            lambda timeout: self._lease.require_ours(self._path, timeout=timeout),
-        )
+        pause = self._hub.runs / _SAVES_A_SECOND
+        self._guard = OutputGuard(self._server, self._path, notebook, self._lease, pause=5 * pause)
         return NotebookRun(
             notebook,
             session_id=self._who.client_session,
@@ -235,23 +233,23 @@ class NotebookWatcher:
             where=self._handover.instance_type,
             resumed=True,
             announced=announced,
-            unbroken=self._handover.unbroken and owner == self._handover.owner,
+            unbroken=unbroken and self._handover.unbroken and owner == self._handover.owner,
             shown=self._handover.shown,
         )
 
-    async def _take(self, session: dict[str, Any]) -> None:
-        """Make the run this watcher's, and begin to listen."""
-        run = self._run
-        assert run is not None  # noqa: S101  # watch() has made it
+    async def _take(self, run: NotebookRun, session: dict[str, Any]) -> None:
+        """Make the run this watcher's, and begin to listen; until then a kill does so."""
         self._lease.adopt(session)
         self._saved_at = time.monotonic()
         await self._shared.call(self._lease.rename, self._name(owner_of(session.get("name"))[1]))
         try:
             self._channel = await self._connect()
         except StudioError as error:
+            self._run = run
             begun = run.start(time.monotonic())  # its requests go nowhere, as it is told next
             await self._carry_out(run, [*begun, *await self._not_connected(run, error)])
         else:
+            self._run = run
             await self._carry_out(run, run.start(time.monotonic()))
 
     def _ended_before(self, notebook: NotebookNode) -> RunResult:
@@ -274,8 +272,8 @@ class NotebookWatcher:
 
     async def _drive(self, run: NotebookRun) -> None:
         while not run.finished:
-            if self._taken_over is not None:
-                await self._carry_out(run, run.abandon(self._taken_over, time.monotonic()))
+            if self._lease.taken_over is not None:
+                await self._carry_out(run, run.abandon(self._lease.taken_over, time.monotonic()))
             elif self._stop_reason:
                 await self._carry_out(run, run.stop(self._stop_reason, time.monotonic(), grace=KILL_GRACE))
             elif self._deadline is not None and time.time() >= self._deadline:
@@ -331,12 +329,12 @@ class NotebookWatcher:
             if isinstance(event, ev.Send):
                 await self._send(run, event.message)
             elif isinstance(event, ev.Interrupt):
-                await self._shared.call(self._lease.interrupt)
+                await self._interrupt(run)
             elif isinstance(event, ev.CheckKernel):
                 await self._carry_out(run, await self._check(run))
             elif isinstance(event, ev.CheckProcess):
                 conduct.tell_silence(event)
-                self._lookout.begin(self._lease.kernel_id or "", event.process, self._hub.patient.submit)
+                self._lookout.begin(self._lease.kernel_id or "", event.process, in_daemon)
             elif isinstance(event, ev.Save):
                 await self._save(run, last=event.required)
             elif isinstance(event, ev.Announce):
@@ -346,12 +344,19 @@ class NotebookWatcher:
             self._listener(event)
 
     async def _send(self, run: NotebookRun, message: Message) -> None:
-        if self._channel is None or self._taken_over is not None:
+        if self._channel is None or self._lease.taken_over is not None:
             return  # it broke a moment ago, or the run is another process's; the loop deals with that
         try:
             await self._channel.send(message)
         except StudioError as error:
             await self._lose(run, error)
+
+    async def _interrupt(self, run: NotebookRun) -> None:
+        """Interrupt the cell, unless it is another process's by now."""
+        with contextlib.suppress(RunTakenOverError):
+            await self._shared.call(self._check_owner, hurry=bool(self._stop_reason))
+            await self._shared.call(self._lease.interrupt)
+            run.interrupted(time.monotonic())
 
     async def _announce(self, run: NotebookRun, cell: int) -> None:
         """Write down that a cell may be sent: in the session's name, or else in the notebook."""
@@ -514,7 +519,7 @@ class NotebookWatcher:
     # --- The end
 
     async def _end(self, run: NotebookRun) -> RunResult:
-        error = self._taken_over or run.error or self._last_save_error
+        error = self._lease.taken_over or run.error or self._last_save_error
         reached = self._lease.channel_was_open
         kept = conduct.keeps_kernel(self._job, error, stopped=bool(self._stop_reason), reached=reached)
         if kept:
@@ -552,10 +557,6 @@ class NotebookWatcher:
             startup_seconds=self._handover.startup_seconds,
             resumed=self._handover.resumed,
         )
-
-    @property
-    def _taken_over(self) -> RunTakenOverError | None:
-        return self._guard.taken_over if self._guard is not None else None
 
     def _check_owner(self, *, hurry: bool = False) -> None:
         """See that the run is still this watcher's.

@@ -253,7 +253,8 @@ def record_raised(parent):
 
 
 def installed(parent, *, ok=True, reason=None, resumed=False):
-    return recorded(parent, {"ok": ok, "reason": reason, "resumed": resumed})
+    answer = {"ok": ok, "reason": reason, "resumed": resumed, "process": "boot pid:[1] 17 4711"}
+    return recorded(parent, answer)
 
 
 def entry(msg_id, *, kept=0, dropped=0, reply=None):
