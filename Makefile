@@ -11,6 +11,8 @@ OLDEST_AIRFLOW ?= apache-airflow==2.11.0
 # A constraints file for test-oldest and check-wheel, such as those of the MWAA images.
 CONSTRAINTS ?=
 PYTEST_ARGS ?=
+# Which tests `make test` and `make test-oldest` run; .ci/run gives each of the two Airflows its part.
+TESTS ?= tests
 # Most tests wait for kernels: more of them than cores may run side by side.
 TEST_PROCESSES ?= 3
 
@@ -66,10 +68,10 @@ $(OLDEST_READY): $(OLDEST)/.constraints $(UV) pyproject.toml Makefile $(CONSTRAI
 # Tests wait for real kernels and servers: what fails beside others, on a machine that is too busy, must pass alone.
 RUN_TESTS = $(if $(PYTEST_ARGS),\
   $(1)/bin/python -m pytest $(PYTEST_ARGS),\
-  { $(1)/bin/python -m pytest -m 'not alone' -n $(TEST_PROCESSES) --dist worksteal || { [[ $$? == 1 ]] \
+  { $(1)/bin/python -m pytest -m 'not alone' -n $(TEST_PROCESSES) --dist worksteal $(TESTS) || { [[ $$? == 1 ]] \
     && echo '=== Some tests failed beside others: once more, alone' \
-    && $(1)/bin/python -m pytest -m 'not alone' --last-failed --last-failed-no-failures none --maxfail 1; }; } \
-  && $(1)/bin/python -m pytest -m alone)
+    && $(1)/bin/python -m pytest -m 'not alone' --last-failed --last-failed-no-failures none --maxfail 1 $(TESTS); }; } \
+  && $(1)/bin/python -m pytest -m alone $(TESTS))
 
 .PHONY: test
 test: lint ## Lint, type-check and test with the newest Airflow
@@ -115,6 +117,48 @@ live-backfill: $(READY) ## 30 days of backfill on a real Airflow; DAYS=n, DATABA
 live-backfill-oldest: $(OLDEST_READY) ## The same on the oldest Airflow supported
 	$(UV) pip install --quiet --python $(OLDEST)/bin/python --group postgres
 	$(call LIVE_BACKFILL,$(OLDEST))
+
+# The Jupyter servers of SageMaker Distribution's images: tests/images/locks names them and their packages.
+IMAGES := .venv-images
+ALL_IMAGES := $(basename $(notdir $(wildcard tests/images/locks/*.txt)))
+IMAGE ?=
+SPACE_KIND ?= private
+FORCE ?=
+IMAGE_PYTHON = $(if $(filter 1.%,$(1)),3.10,$(if $(filter 2.%,$(1)),3.11,3.12))
+FIND_IMAGE_PYTHON = \
+  for candidate in python$(1) "$$($(UV) python find --system --no-python-downloads $(1) 2>/dev/null || true)" \
+    "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python $(PYTHON); do \
+    if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != ($(subst .,$(COMMA) ,$(1))))' >/dev/null 2>&1; then \
+      "$$candidate" -c 'import sys; print(sys.executable)'; exit; \
+    fi; \
+  done; \
+  echo 'No Python $(1) found, which this image has: install one as python$(1)' >&2; exit 1
+COMMA := ,
+
+$(IMAGES)/%/.ready: tests/images/locks/%.txt | $(UV)
+	@python="$$($(call FIND_IMAGE_PYTHON,$(call IMAGE_PYTHON,$*)))" && set -x && rm -rf $(IMAGES)/$* \
+	  && $(UV) venv --quiet --python "$$python" $(IMAGES)/$*
+	$(UV) pip sync --quiet --python $(IMAGES)/$*/bin/python $<
+	echo $* > $(IMAGES)/$*/smstudio-image.txt
+	touch $@
+
+.PHONY: image
+image: $(if $(filter $(IMAGE),$(ALL_IMAGES)),$(IMAGES)/$(IMAGE)/.ready) ## Build the Jupyter server of IMAGE=4.3.2 into .venv-images/
+	@$(if $(filter $(IMAGE),$(ALL_IMAGES)),:,echo 'Which image? IMAGE=version, one of: $(sort $(ALL_IMAGES))' >&2; exit 1)
+
+LANES = $(VENV)/bin/python tests/images/lanes.py --processes $(TEST_PROCESSES)
+
+.PHONY: test-image
+test-image: $(READY) image ## Test against IMAGE=4.3.2 SPACE_KIND=private or shared
+	$(LANES) $(IMAGE) --kind $(SPACE_KIND) $(PYTEST_ARGS)
+
+.PHONY: test-images
+test-images: $(READY) ## Test against all images, and write docs/images.md; goes on where it was, FORCE=1 begins anew
+	$(LANES) $(if $(FORCE),,--resume)
+
+.PHONY: test-images-ci
+test-images-ci: $(READY) ## Test a selection against a few images
+	$(LANES) --ci
 
 BENCH := .venv-bench
 .PHONY: bench
