@@ -11,7 +11,7 @@ from client_bench import client_of
 from faults import wait_for
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import Studio, app_marks, app_start, channel
+from airflow_provider_smstudio.studio import Studio, app_marks, app_start, app_stop, channel
 from airflow_provider_smstudio.studio.app_start import AppStarter, StartRequest, Step
 from airflow_provider_smstudio.studio.app_stop import AppStopper, StopRequest
 from airflow_provider_smstudio.studio.errors import (
@@ -19,6 +19,7 @@ from airflow_provider_smstudio.studio.errors import (
     AppInUseError,
     ControlPlaneError,
     InvalidInputError,
+    ServerError,
 )
 from airflow_provider_smstudio.studio.execution import execute_request
 from airflow_provider_smstudio.studio.notebook import CodeCell
@@ -345,6 +346,49 @@ class TestBusy:
         session = studio.server.start_session({"name": "python3"}, "idle.ipynb", "idle.ipynb", timeout=60)
         assert "is in use: idle.ipynb" in finish(stopper(studio, idle_minutes=15).step)
         studio.server.delete_session(session["id"])
+
+    def test_a_person_who_was_here_long_ago(self, local: LocalStudio, studio: Studio) -> None:
+        """Before their kernel is called idle, it is tried whether the server notes activity; this one does."""
+        start(studio)
+        studio.session.renew()
+        studio.server.start_session({"name": "python3"}, "idle.ipynb", "idle.ipynb", timeout=60)
+        time.sleep(1)
+        finish(stopper(studio, idle_minutes=0.01).step)
+        assert local.app_status == "Deleted"
+
+    @pytest.mark.parametrize(
+        "answer", [False, ServerError("no kernel today", status=503)], ids=["no", "nobody knows"]
+    )
+    def test_where_the_server_notes_no_activity_every_kernel_counts_as_used(
+        self,
+        local: LocalStudio,
+        studio: Studio,
+        answer: object,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """jupyter_server_documents 0.2.0 to 0.2.2: somebody at work looks idle."""
+        asked: list[str] = []
+
+        def notes_activity(server: object, path: str) -> bool:
+            asked.append(path)
+            if isinstance(answer, Exception):
+                raise answer
+            return bool(answer)
+
+        monkeypatch.setattr(app_stop, "notes_activity", notes_activity)
+        start(studio)
+        studio.session.renew()
+        session = studio.server.start_session({"name": "python3"}, "idle.ipynb", "idle.ipynb", timeout=60)
+        time.sleep(1)
+        waiting = stopper(studio, idle_minutes=0.01, if_busy="wait")
+        for _ in range(3):
+            assert "is in use: idle.ipynb" in waiting.step().text
+        assert len(asked) == 1
+        assert caplog.text.count("every kernel counts as used") == 1
+        studio.server.delete_session(session["id"])
+        finish(waiting.step)
+        assert local.app_status == "Deleted"
 
 
 class TestStopWithoutTags:
