@@ -266,7 +266,7 @@ class KernelLease:
         (jupyter_server_documents, measured).
 
         :param path: the executed notebook.
-        :param hurry: wait two seconds for an answer, and never again in vain.
+        :param hurry: wait four seconds for an answer, and never again in vain.
         :raises RunTakenOverError: when another process watches over the run, or has done so since.
         :raises StudioError: when the server cannot be asked.
         """
@@ -290,7 +290,7 @@ class KernelLease:
         if hurry and self._in_vain:
             raise ServerError("the server was asked in vain a moment ago", status=None)
         try:
-            return self.is_ours(timeout=2.0 if hurry else 15.0)
+            return self.is_ours(timeout=4.0 if hurry else 15.0)
         except ServerError:
             self._in_vain = hurry
             raise
@@ -358,7 +358,8 @@ class KernelLease:
         """Give back websocket, session, kernel and, in Classic, an app that nobody else uses.
 
         Failures are logged; what could not be removed is named. A run that another process has taken over is left
-        alone.
+        alone. So is one of which the server does not say whose it is: cells that run twice are worse than a kernel
+        that stays for the clean-up.
 
         :param hurry: ask once, and wait two seconds for an answer: a task that is killed has few seconds left.
         """
@@ -373,6 +374,12 @@ class KernelLease:
             self.leave()
             return
         except StudioError as error:
+            if getattr(error, "status", None) is None:
+                what = f"kernel {self.kernel_id}"
+                if self._delete_app:
+                    what += f" and KernelGateway app {self._app_name or 'of this run'}, which costs money,"
+                log.warning("%s may still run, because its owner could not be asked for: %s", what, error)
+                return
             log.info("the server could not be asked for the session: %s", error)
         try:
             self._remove_kernel(hurry)

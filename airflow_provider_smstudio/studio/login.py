@@ -39,7 +39,7 @@ _LOGIN_PAUSES = (0.5, 2.0)
 # its list then holds a kernel without last_activity); in a backfill some kernel often is.
 _PROOF_PAUSES = (0.2, 0.5, 1.0, 2.0)
 _READ_TIMEOUT = 60.0
-_HURRIED = 3.0
+_HURRIED = 4.0
 """A limit of so many seconds or less is that of a task that is being killed."""
 
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio.errors import RunTakenOverError, StudioError
+from airflow_provider_smstudio.studio.errors import RunTakenOverError, SaveError, StudioError
 from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.server import JupyterServer
 
@@ -49,16 +49,21 @@ class OutputGuard:
         self._comparisons = 0 if server.classic else _COMPARISONS
 
     def check(self, *, hurry: bool = False) -> None:
-        """Raise when the run is another process's; a server that cannot be asked is passed over.
+        """Raise when the run is another process's, or when the server does not answer whose it is.
 
-        :param hurry: wait two seconds for the answer.
-        :raises RunTakenOverError: then, and from then on.
+        :param hurry: wait four seconds for the answer.
+        :raises RunTakenOverError: when it is another's, and from then on.
+        :raises SaveError: when there is no answer.
         """
         try:
             self._lease.require_ours(self.path, hurry=hurry)
         except RunTakenOverError:
             raise
         except StudioError as error:
+            if getattr(error, "status", None) is None:
+                raise SaveError(
+                    f"whether another process has taken over this run could not be asked for: {error}", status=None
+                ) from error
             log.info("whether another process has taken over this run is not known: %s", error)
 
     def write(self, body: bytes | BinaryIO, *, hurry: bool = False) -> None:
@@ -67,7 +72,7 @@ class OutputGuard:
         :param body: see :meth:`JupyterServer.write_notebook`.
         :param hurry: wait for each answer a few seconds only.
         :raises RunTakenOverError: when the run is another process's; then nothing was written.
-        :raises SaveError: when the server did not take it.
+        :raises SaveError: when the server did not take it, or does not answer whose the run is.
         """
         self.check(hurry=hurry)
         due = time.monotonic() >= self._looked_at + self._pause

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 import uuid
@@ -399,11 +398,16 @@ class NotebookRunner:
             self._listener(event)
 
     def _interrupt(self, run: NotebookRun) -> None:
-        """Interrupt the cell, unless it is another process's by now."""
-        with contextlib.suppress(RunTakenOverError):
+        """Interrupt the cell, unless it may be another process's by now."""
+        try:
             self._guard.check(hurry=bool(self._stop_reason))
-            self._lease.interrupt()
-            run.interrupted(time.monotonic())
+        except RunTakenOverError:
+            return  # the loop deals with that
+        except StudioError as error:
+            log.warning("the cell is not interrupted: %s", error)
+            return
+        self._lease.interrupt()
+        run.interrupted(time.monotonic())
 
     def _announce(self, run: NotebookRun, cell: int) -> None:
         """Write down that a cell may be sent: in the session's name, or else in the notebook."""
@@ -411,6 +415,8 @@ class NotebookRunner:
             self._guard.check()
         except RunTakenOverError:
             return  # what comes next is not sent
+        except StudioError as error:
+            log.warning("%s; the run goes on", error)
         if not self._lease.rename(self._session_name(cell)):
             try:
                 self._saver.save(save_request(run.snapshot(time.monotonic())))

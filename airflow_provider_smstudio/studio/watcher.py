@@ -8,7 +8,6 @@ any time and be begun anew elsewhere.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -123,7 +122,7 @@ class NotebookWatcher:
         session = await self._find()
         notebook = await self._read()
         if session is None:
-            return self._ended_before(notebook)
+            return await self._ended_before(notebook)
         if checkpoint.state_of(notebook) in ("completed", "stopped"):
             self._lease.adopt(session)
             await self._give_back()
@@ -252,8 +251,10 @@ class NotebookWatcher:
             self._run = run
             await self._carry_out(run, run.start(time.monotonic()))
 
-    def _ended_before(self, notebook: NotebookNode) -> RunResult:
+    async def _ended_before(self, notebook: NotebookNode) -> RunResult:
         """Tell how a run ended whose kernel is gone already: another watcher may have seen its end.
+
+        Where nobody has, that is written down.
 
         :raises StudioError: when it failed.
         """
@@ -266,6 +267,11 @@ class NotebookWatcher:
                 "the kernel of the run is gone: the server does not know it any more. Its variables are gone, so "
                 "nothing more was run"
             )
+            writer = checkpoint.writer_of(notebook)
+            if writer is None or writer.startswith(self._handover.owner):
+                run, now = self._resume(notebook, {}), time.monotonic()
+                run.start(now)  # what it would ask goes nowhere
+                await self._carry_out(run, run.abandon(error, now))
         raise self._with_path(error)
 
     # --- The cells
@@ -352,11 +358,16 @@ class NotebookWatcher:
             await self._lose(run, error)
 
     async def _interrupt(self, run: NotebookRun) -> None:
-        """Interrupt the cell, unless it is another process's by now."""
-        with contextlib.suppress(RunTakenOverError):
+        """Interrupt the cell, unless it may be another process's by now."""
+        try:
             await self._shared.call(self._check_owner, hurry=bool(self._stop_reason))
-            await self._shared.call(self._lease.interrupt)
-            run.interrupted(time.monotonic())
+        except RunTakenOverError:
+            return  # the loop deals with that
+        except StudioError as error:
+            log.warning("the cell is not interrupted: %s", error)
+            return
+        await self._shared.call(self._lease.interrupt)
+        run.interrupted(time.monotonic())
 
     async def _announce(self, run: NotebookRun, cell: int) -> None:
         """Write down that a cell may be sent: in the session's name, or else in the notebook."""
@@ -364,6 +375,8 @@ class NotebookWatcher:
             await self._shared.call(self._check_owner)
         except RunTakenOverError:
             return  # what comes next is not sent
+        except StudioError as error:
+            log.warning("%s; the run goes on", error)
         if not await self._shared.call(self._lease.rename, self._name(cell)):
             await self._end_save()
             try:
@@ -562,6 +575,7 @@ class NotebookWatcher:
         """See that the run is still this watcher's.
 
         :raises RunTakenOverError: when it is not.
+        :raises SaveError: when there is no answer.
         """
         if self._guard is not None:
             self._guard.check(hurry=hurry)

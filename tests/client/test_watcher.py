@@ -235,6 +235,9 @@ def test_the_kernel_is_gone_when_the_watcher_comes(either: Bench) -> None:
     either.studio.server.delete_session(handover.session_id)
     with pytest.raises(KernelDiedError, match="is gone"):
         watch(either, handover)
+    notebook = either.executed()
+    assert notebook.metadata["smstudio"]["run"]["state"] == "failed"
+    assert isinstance(checkpoint.error_of(notebook), KernelDiedError)
 
 
 @pytest.mark.parametrize("end", ["success", "error", "killed"])

@@ -168,20 +168,37 @@ def test_before_there_is_a_session_nobody_is_asked(server: Server) -> None:
     assert server.calls == ["write_notebook"]
 
 
-def test_a_server_that_does_not_answer_keeps_nobody_from_saving(server: Server) -> None:
+@pytest.mark.parametrize("hurry", [False, True])
+def test_where_nobody_says_whose_the_run_is_nothing_is_touched(
+    server: Server, hurry: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that is too busy to answer may still do later what it was asked for: a successor's kernel would go."""
     server.silent = {"find_session"}
-    guard_of(server, lease_of(server, "a1")).write(b"mine")
-    assert server.written == [b"mine"]
+    lease = lease_of(server, "a1")
+    with pytest.raises(SaveError, match="whether another process has taken over this run could not be asked for"):
+        guard_of(server, lease).write(b"mine", hurry=hurry)
+    lease.release(hurry=hurry)
+    assert set(server.calls) == {"find_session"}
+    assert "kernel k1 may still run, because its owner could not be asked for" in caplog.text
 
 
 def test_in_a_hurry_it_is_asked_in_vain_only_once(server: Server) -> None:
     server.silent = {"find_session"}
     lease = lease_of(server, "a1")
-    guard = guard_of(server, lease)
-    guard.check(hurry=True)
-    guard.write(b"mine", hurry=True)
+    with pytest.raises(SaveError):
+        guard_of(server, lease).check(hurry=True)
     lease.release(hurry=True)
-    assert server.calls.count("find_session") == 1
+    assert server.calls == ["find_session"]
+
+
+def test_a_server_that_answers_with_an_error_keeps_nobody_from_it(server: Server) -> None:
+    server.refuses = {"find_session"}
+    lease = lease_of(server, "a1")
+    guard_of(server, lease).write(b"mine")
+    server.refuses = {"find_session", "delete_session"}
+    lease.release(hurry=True)
+    assert server.written == [b"mine"]
+    assert server.kernels_there == set()
 
 
 class TestRemoval:
