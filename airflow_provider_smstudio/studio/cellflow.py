@@ -149,6 +149,10 @@ class CellFlow(ABC):
         if recorded is None and self._may_have_run(cell):
             self._current = execution
             return self._settle(execution, self._counted, now)
+        if recorded is None and execution.heard and self._recording:
+            # Another process has sent it meanwhile: one that was given up, and lives. The record tells all of it.
+            self._current, execution.suspect = execution, True
+            return [ev.CellStarted(cell, len(self.cells)), *self._ask_behind(now)]
         if recorded is None:
             return self._send_cell(execution, now)
         self._current = self._executions[recorded.msg_id]

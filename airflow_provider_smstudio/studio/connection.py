@@ -65,6 +65,7 @@ class ConnectedFlow(CellFlow):
         self._reopened_at = now
         self._reopened = False
         self._beats = 0
+        self._half_since: float | None = None
         self._sign_at, self._looked_at = now, now - _LOOK_PAUSE
         self._process: str | None = None
         self._replaced = False

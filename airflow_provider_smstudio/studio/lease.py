@@ -26,6 +26,7 @@ from airflow_provider_smstudio.studio.errors import (
 from airflow_provider_smstudio.studio.kernelspecs import KernelChoice
 from airflow_provider_smstudio.studio.removal import remove_kernel
 from airflow_provider_smstudio.studio.server import JupyterServer
+from airflow_provider_smstudio.studio.settled import wait_until_settled
 from airflow_provider_smstudio.studio.waiting import while_wanted
 
 log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class KernelLease:
             try:
                 self._start_kernel(choice, path, name)
                 self.channel = self._connect(client_session)
+                wait_until_settled(self._server, self.kernel_id or "", self._check)
             except (KernelStartError, ServerError) as error:
                 late = time.monotonic() >= self._began + self._timeout
                 refused = isinstance(error, ServerError) and error.status is None

@@ -25,6 +25,7 @@ from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelS
 from airflow_provider_smstudio.studio.kernelspecs import KernelSpecs
 from airflow_provider_smstudio.studio.removal import remove_kernel
 from airflow_provider_smstudio.studio.server import JupyterServer
+from airflow_provider_smstudio.studio.settled import wait_until_settled
 from airflow_provider_smstudio.studio.wire import Message, request
 
 log = logging.getLogger(__name__)
@@ -166,25 +167,28 @@ class SecondKernel:
         raise ConnectionLostError(f"a second kernel did not answer within {_LIMIT:g} s")
 
     def _start(self) -> None:
-        if self._given_up.is_set():
-            raise ConnectionLostError("the look was given up")
+        self._require_wanted()
         self.begun = True
         kernel = {"name": _python_kernel(self._server.kernelspecs())}
         session = self._server.start_session(kernel, self._path, "smstudio look", timeout=_LIMIT)
         self._session_id, self.kernel_id = str(session["id"]), str(session["kernel"]["id"])
         deadline = time.monotonic() + _LIMIT
         while True:
-            if self._given_up.is_set():
-                raise ConnectionLostError("the look was given up")
+            self._require_wanted()
             try:
                 self._channel = channels.connect(
                     self._server.session, self.kernel_id, uuid.uuid4().hex, timeout=_LIMIT
                 )
+                wait_until_settled(self._server, self.kernel_id, self._require_wanted)
                 return
             except (ConnectionLostError, KernelStartError):  # jupyter_server_documents refuses it at first
                 if time.monotonic() >= deadline:
                     raise
             time.sleep(0.3)
+
+    def _require_wanted(self) -> None:
+        if self._given_up.is_set():
+            raise ConnectionLostError("the look was given up")
 
     def remove(self) -> None:
         """Remove the kernel; a failure is logged. Harmless when that is done already."""

@@ -34,6 +34,7 @@ from airflow_provider_smstudio.studio.connection import ConnectedFlow, is_heartb
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     CellTimeoutError,
+    ConnectionLostError,
     KernelDiedError,
     KernelStartError,
     RunError,
@@ -45,6 +46,9 @@ from airflow_provider_smstudio.studio.execution import count_request
 from airflow_provider_smstudio.studio.instance import MemoryGauge
 from airflow_provider_smstudio.studio.options import RunOptions
 from airflow_provider_smstudio.studio.wire import Message, WireError, parent_id, request
+
+_HALF_LIMIT = 15.0
+"""Seconds after which a kernel is given up that has run nothing, and of which only half an answer comes."""
 
 
 class NotebookRun(ConnectedFlow):
@@ -161,6 +165,9 @@ class NotebookRun(ConnectedFlow):
             limit = self._options.kernel_start_timeout
             self.never_answered = True
             return self._finish(KernelStartError(f"the kernel did not answer within {limit:g} s"), now)
+        half = self._half_answered_for(now)
+        if half is not None:
+            return half
         events: list[Event] = []
         if self._stopping is not None:
             if self._stop_by is not None and now >= self._stop_by:
@@ -181,7 +188,7 @@ class NotebookRun(ConnectedFlow):
         """Return the clock's reading at which :meth:`tick` has something to do, None if there is none."""
         if self.finished:
             return None
-        times = [self._ready_by, self._stop_by, self._link.retry_at, self._look_at()]
+        times = [self._ready_by, self._stop_by, self._link.retry_at, self._look_at(), self._half_answer_at()]
         if self._link.up:
             times += [self._settle_at, self._check_at, self._beat_at, self._unheard_by()]
         if self._current is not None and self._stopping is None and self._options.cell_timeout:
@@ -307,8 +314,40 @@ class NotebookRun(ConnectedFlow):
             message = request("kernel_info_request", {}, session=session, msg_id=msg_id)
         return ev.Send(self._inquiries.ask(message, kind, now, current))
 
+    def _half_answered_for(self, now: float) -> list[Event] | None:
+        """End a run whose server hands over the kernel's outputs and no replies any more.
+
+        jupyter_server_documents 0.2 may never read a reply that comes in the moment of a request. Nothing that is
+        sent then brings it back, nor does another websocket (measured, 0.2.6: in its server the message waits
+        unread). Before the first cell another kernel can be taken.
+        """
+        since = self._inquiries.half_answered()
+        if self._half_since is None and since is not None:
+            self._half_since = since
+        if self._half_since is None or self._stopping is not None:
+            return None
+        waited, limit = now - self._half_since, self._options.reconnect_timeout
+        if not self.requested and not self._resumed and waited >= _HALF_LIMIT:
+            self.never_answered = True
+            return self._finish(KernelStartError("the Jupyter server does not hand over the kernel's answer"), now)
+        if waited < limit:
+            return None
+        lost = f"the Jupyter server has handed over no answer of the kernel for {limit:g} s{self._during()}"
+        return self._finish(ConnectionLostError(lost), now)
+
+    def _half_answer_at(self) -> float | None:
+        """Tell when half an answer is to be dealt with, None while there is none."""
+        since = self._half_since if self._half_since is not None else self._inquiries.half_answered()
+        if since is None or self._stopping is not None:
+            return None
+        early = not self.requested and not self._resumed
+        return since + (
+            min(_HALF_LIMIT, self._options.reconnect_timeout) if early else self._options.reconnect_timeout
+        )
+
     def _answered(self, inquiry: iq.Inquiry, now: float) -> list[Event]:
         reply = inquiry.reply or {}
+        self._half_since = None
         self._heard()
         if reply.get("status") == "aborted":
             return self._ask_anew(now)  # the cell before it raised, and took what was queued with it

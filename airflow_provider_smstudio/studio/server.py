@@ -6,7 +6,7 @@ import json
 import posixpath
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -230,8 +230,7 @@ class JupyterServer:
         """
         if self.classic:
             return False
-        connections = (self.kernel(kernel_id) or {}).get("connections")
-        return isinstance(connections, int) and connections > 0
+        return counts_websockets(self.kernel(kernel_id) or {})
 
     def interrupt(self, kernel_id: str, *, timeout: float = 10) -> None:
         """Interrupt a kernel, as the stop button does."""
@@ -296,6 +295,15 @@ class JupyterServer:
             method=method,
             path=path,
         )
+
+
+def counts_websockets(kernel: Mapping[str, Any]) -> bool:
+    """Tell whether the server counts the websockets of a kernel to which one is open.
+
+    :param kernel: as :meth:`JupyterServer.kernel` returns it.
+    """
+    connections = kernel.get("connections")
+    return isinstance(connections, int) and connections > 0
 
 
 def save_request(notebook: NotebookNode) -> bytes:

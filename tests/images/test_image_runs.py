@@ -15,6 +15,7 @@ from test_reattach import text_of
 
 from airflow_provider_smstudio.studio import NotebookJob
 from airflow_provider_smstudio.studio.errors import CellError, CellTimeoutError, RunKilledError
+from airflow_provider_smstudio.studio.runner import NotebookRunner
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -124,16 +125,24 @@ class TestManyRuns:
         source = "import time\nfor i in range(20):\n    print(n, i, flush=True)\n    time.sleep(0.1)"
         path = bench.write(new_code_cell("n = 0", metadata={"tags": ["parameters"]}), source)
 
+        runners: list[NotebookRunner] = []
+
         def run(n: int) -> str:
             studio = client_of(bench.local)
             try:
                 job = NotebookJob(path, parameters={"n": n}, output_path=f"{bench.folder}/out-{n}.ipynb")
-                return studio.runner(job).run().status
+                runner = studio.runner(job)
+                runners.append(runner)
+                return runner.run().status
             finally:
                 studio.close()
 
         with ThreadPoolExecutor(8) as pool:
-            assert list(pool.map(run, range(8))) == ["success"] * 8
+            try:
+                assert list(pool.map(run, range(8))) == ["success"] * 8
+            finally:
+                for runner in runners:
+                    runner.stop("the test is over")  # one that hangs would keep the pool from its end
         for n in range(8):
             shown = bench.executed(f"{bench.folder}/out-{n}.ipynb").cells[2].outputs
             assert "".join(item.text for item in shown) == "".join(f"{n} {i}\n" for i in range(20))
