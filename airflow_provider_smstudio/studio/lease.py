@@ -97,7 +97,7 @@ class KernelLease:
             try:
                 self._start_kernel(choice, path, name)
                 self.channel = self._connect(client_session)
-                wait_until_settled(self._server, self.kernel_id or "", self._check)
+                wait_until_settled(self._server, self.kernel_id or "", self.channel, self._check)
             except (KernelStartError, ServerError) as error:
                 late = time.monotonic() >= self._began + self._timeout
                 refused = isinstance(error, ServerError) and error.status is None

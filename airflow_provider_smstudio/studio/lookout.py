@@ -179,7 +179,7 @@ class SecondKernel:
                 self._channel = channels.connect(
                     self._server.session, self.kernel_id, uuid.uuid4().hex, timeout=_LIMIT
                 )
-                wait_until_settled(self._server, self.kernel_id, self._require_wanted)
+                wait_until_settled(self._server, self.kernel_id, self._channel, self._require_wanted)
                 return
             except (ConnectionLostError, KernelStartError):  # jupyter_server_documents refuses it at first
                 if time.monotonic() >= deadline:
