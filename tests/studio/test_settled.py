@@ -81,7 +81,7 @@ def test_nor_is_classic(clock):
 def test_the_kernel_must_have_been_idle_for_a_while(clock):
     """The server's own questions make it busy again and again."""
     states = [(0, "starting"), (1, "idle"), (1.3, "busy"), (1.5, "idle")]
-    assert waited(clock, Server(clock, states), Channel(clock, answers_after=0.9)) == pytest.approx(2.0, abs=0.21)
+    assert waited(clock, Server(clock, states), Channel(clock, answers_after=0.9)) == pytest.approx(2.2, abs=0.25)
 
 
 def test_where_the_server_calls_it_starting_its_own_answer_must_do(clock):
