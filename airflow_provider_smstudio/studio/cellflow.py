@@ -297,6 +297,7 @@ class CellFlow(ABC):
                 self._settle_at = now + self._options.settle_time
             return []
         self._settle_at = None
+        execution.over_at = now if execution.over_at is None else execution.over_at
         if self._inquiries:
             return []  # its answer comes right behind
         if execution.suspect and self._recording:

@@ -212,6 +212,9 @@ class ConnectedFlow(CellFlow):
         since = self._inquiries.half_answered()
         if self._current is None or self._current.over or self._replaced:
             since = self._inquiries.oldest()
+            over_at = self._current.over_at if self._current is not None else None
+            if since is not None and over_at is not None:
+                since = max(since, over_at)  # a question behind a long cell is not late before that has ended
         elif not self._current.seen:
             since = self._current.started
         return None if since is None else max(since, self._reopened_at) + self._patience

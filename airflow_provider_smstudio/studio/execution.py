@@ -24,6 +24,7 @@ class Execution:
     :ivar idle: whether the kernel has said that all output of it is out.
     :ivar sent: whether this process has made it.
     :ivar seen: whether anything at all has been heard of it.
+    :ivar over_at: since when reply and idle are both there, by the monotonic clock.
     :ivar ended: whether the run has dealt with its end.
     :ivar suspect: whether messages of it may have been lost.
     :ivar heard: ids of its messages that have come, for telling repetitions.
@@ -45,6 +46,7 @@ class Execution:
     idle: bool = False
     sent: bool = False
     seen: bool = False
+    over_at: float | None = None
     ended: bool = False
     suspect: bool = False
     heard: set[str] = field(default_factory=set)

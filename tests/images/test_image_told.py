@@ -54,8 +54,6 @@ class TestTold:
         job = conduct.NotebookJob(impatient.write(f"import time\n{PRINTS}", "print('two')"))
         threading.Thread(target=away).start()
         result = impatient.run_job(job, listen)
-        assert (result.status, result.cells_executed) == ("success", 2)
-        # With these short limits a busy machine may have the second cell's connection made anew as well.
-        assert result.incomplete_cells[0] == 1
-        assert len([line for line in lines if "OUTPUT LOST" in line]) == len(result.incomplete_cells)
+        assert (result.status, result.cells_executed, result.incomplete_cells) == ("success", 2, [1])
+        assert len([line for line in lines if "OUTPUT LOST" in line]) == 1
         assert "output_lost" in impatient.executed().cells[0].metadata["smstudio"]

@@ -741,3 +741,15 @@ def test_output_of_a_thread_that_comes_while_the_record_is_fetched_is_kept():
     driver.feed(m.idle(question))
     driver.succeed()
     assert driver.texts(0) == ["one\ntwo\nthree\n"]
+
+
+def test_a_question_behind_a_long_cell_is_due_from_the_cells_end_on():
+    """Else the connection was made anew the moment the cell had ended, which loses what a server does not keep."""
+    driver = Driver("a", "b", check_interval=10**9, unheard_limit=5).ready()
+    driver.feed(m.busy(driver.request))
+    driver.reconnect()
+    assert driver.asked[-1] == "count"
+    assert only(driver.after(600), ev.Reconnect) == []
+    driver.feed(m.reply_ok(driver.request), m.idle(driver.request))
+    assert only(driver.after(4), ev.Reconnect) == []
+    assert only(driver.after(1), ev.Reconnect) == [ev.Reconnect(orderly=True)]
