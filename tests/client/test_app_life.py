@@ -14,6 +14,7 @@ from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.studio import Studio, app_marks, app_start, app_stop, channel
 from airflow_provider_smstudio.studio.app_start import AppStarter, StartRequest, Step
 from airflow_provider_smstudio.studio.app_stop import AppStopper, StopRequest
+from airflow_provider_smstudio.studio.cleanup import epoch_of
 from airflow_provider_smstudio.studio.errors import (
     AppFailedError,
     AppInUseError,
@@ -64,6 +65,15 @@ def finish(step: Callable[[], Step], limit: float = 30.0) -> str:
             return found.text
         assert time.monotonic() < deadline, found.text
         time.sleep(min(found.wait, 0.1))
+
+
+def start_quiet_kernel(studio: Studio) -> dict[str, Any]:
+    """Start somebody's kernel, and wait until it has started and has said nothing for a while."""
+    session = studio.server.start_session({"name": "python3"}, "idle.ipynb", "idle.ipynb", timeout=60)
+    kernel_id = session["kernel"]["id"]
+    channel.connect(studio.session, kernel_id, "a-person", timeout=60).close()
+    wait_for(lambda: (epoch_of(studio.server.kernels()[0]["last_activity"]) or 0) < time.time() - 1.5)
+    return session
 
 
 def start(studio: Studio, holder: str = "dag.one", **about: Any) -> AppStarter:
@@ -351,8 +361,7 @@ class TestBusy:
         """Before their kernel is called idle, it is tried whether the server notes activity; this one does."""
         start(studio)
         studio.session.renew()
-        studio.server.start_session({"name": "python3"}, "idle.ipynb", "idle.ipynb", timeout=60)
-        time.sleep(1)
+        start_quiet_kernel(studio)
         finish(stopper(studio, idle_minutes=0.01).step)
         assert local.app_status == "Deleted"
 
@@ -379,8 +388,7 @@ class TestBusy:
         monkeypatch.setattr(app_stop, "notes_activity", notes_activity)
         start(studio)
         studio.session.renew()
-        session = studio.server.start_session({"name": "python3"}, "idle.ipynb", "idle.ipynb", timeout=60)
-        time.sleep(1)
+        session = start_quiet_kernel(studio)
         waiting = stopper(studio, idle_minutes=0.01, if_busy="wait")
         for _ in range(3):
             assert "is in use: idle.ipynb" in waiting.step().text
