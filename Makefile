@@ -203,5 +203,5 @@ check-resolution: build ## Resolve the wheel together with Airflow under CONSTRA
 
 .PHONY: clean
 clean: ## Remove everything that is made
-	rm -rf $(VENV) $(OLDEST) build dist .pytest_cache .mypy_cache .ruff_cache .demo
+	rm -rf $(VENV) $(OLDEST) $(IMAGES) build dist .pytest_cache .mypy_cache .ruff_cache .demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

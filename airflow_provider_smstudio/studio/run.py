@@ -50,6 +50,9 @@ from airflow_provider_smstudio.studio.wire import Message, WireError, parent_id,
 _HALF_LIMIT = 15.0
 """Seconds after which a kernel is given up that has run nothing, and of which only half an answer comes."""
 
+_LONGEST_HALF = 120.0
+"""The same later on, at least, however short ``reconnect_timeout`` is."""
+
 
 class NotebookRun(ConnectedFlow):
     """The run of one notebook on one kernel.
@@ -142,6 +145,7 @@ class NotebookRun(ConnectedFlow):
         execution = self._executions.get(parent) or self._overhear(parent, now)
         if execution is not None and message["channel"] == "iopub":
             self._inquiries.output_comes(now)
+            self._half_since = None  # the rest may be behind much output
         if execution is None or not execution.first_time(message):
             return []  # somebody else's, the server's own, or a repetition
         self._sign_at = now
@@ -322,27 +326,32 @@ class NotebookRun(ConnectedFlow):
         unread). Before the first cell another kernel can be taken.
         """
         since = self._inquiries.half_answered()
-        if self._half_since is None and since is not None:
+        if not self._inquiries:
+            self._half_since = None  # nothing is asked any more
+        elif self._half_since is None:
             self._half_since = since
-        if self._half_since is None or self._stopping is not None:
+        end_at = self._half_answer_at()
+        if end_at is None or now < end_at:
             return None
-        waited, limit = now - self._half_since, self._options.reconnect_timeout
-        if not self.requested and not self._resumed and waited >= _HALF_LIMIT:
+        if not self.requested and not self._resumed:
             self.never_answered = True
             return self._finish(KernelStartError("the Jupyter server does not hand over the kernel's answer"), now)
-        if waited < limit:
-            return None
+        limit = self._half_limit
         lost = f"the Jupyter server has handed over no answer of the kernel for {limit:g} s{self._during()}"
         return self._finish(ConnectionLostError(lost), now)
+
+    @property
+    def _half_limit(self) -> float:
+        early = not self.requested and not self._resumed
+        return _HALF_LIMIT if early else max(self._options.reconnect_timeout, _LONGEST_HALF)
 
     def _half_answer_at(self) -> float | None:
         """Tell when half an answer is to be dealt with, None while there is none."""
         since = self._half_since if self._half_since is not None else self._inquiries.half_answered()
-        if since is None or self._stopping is not None:
-            return None
-        early = not self.requested and not self._resumed
-        return since + (
-            min(_HALF_LIMIT, self._options.reconnect_timeout) if early else self._options.reconnect_timeout
+        return (
+            None
+            if since is None or self._stopping is not None or not self._inquiries
+            else since + self._half_limit
         )
 
     def _answered(self, inquiry: iq.Inquiry, now: float) -> list[Event]:

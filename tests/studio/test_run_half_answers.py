@@ -80,3 +80,34 @@ def test_a_cell_that_another_process_has_sent_meanwhile_is_looked_up_and_not_sen
     assert driver.error is None
     assert driver.codes == []
     assert driver.texts(1) == ["two\n"]
+
+
+def test_half_an_answer_that_went_with_its_connection_ends_nothing_later():
+    """Between two cells nothing is asked again of a kernel without a record."""
+    driver = Driver("a", "b", record=False, **QUIET).ready()
+    driver.reconnect()
+    driver.feed(m.busy(driver.probe), m.idle(driver.probe))
+    driver.after(1)
+    driver.cut()
+    driver.after(1)
+    driver.restore()
+    driver.feed(m.reply_ok(driver.request), m.idle(driver.request))
+    driver.answer(m.counted, 2)
+    assert driver.codes == ["a", "b"]
+    wait(driver, 2000)
+    assert not driver.run.finished
+
+
+def test_an_answer_behind_much_output_is_waited_for():
+    driver = Driver("a", record=False, **QUIET).ready()
+    driver.reconnect()
+    question = driver.probe
+    driver.feed(m.reply_ok(driver.request), m.counted(question, 2))  # they overtake the output
+    for number in range(200):
+        wait(driver, 10)
+        driver.feed(m.stream(driver.request, f"{number}\n"))
+    assert not driver.run.finished
+    driver.feed(m.idle(driver.request))
+    driver.answer(m.counted, 2)
+    assert driver.run.finished
+    assert driver.error is None
