@@ -24,6 +24,10 @@ __all__ = ["JupyterMissingError", "JupyterServer", "Layout", "ServerStartError"]
 START_TIMEOUT = 60.0
 # The first start of an image's environment compiles thousands of modules.
 FOREIGN_START_TIMEOUT = 120.0
+# A port that was free can be taken before the server asks for it, also by a connection that somebody makes.
+_PORTS_TRIED = 3
+_PORT_TAKEN = "is already in use"
+_ANSWER_TIMEOUT = 5.0
 
 # The server configuration that SageMaker Distribution ships.
 _CONFIG = """\
@@ -188,11 +192,24 @@ class JupyterServer:
             (root / "config" / "labconfig" / "page_config.json").write_text(json.dumps(page))
 
     async def start(self) -> None:
-        """Start the process and wait until it answers.
+        """Start the process and wait until it answers; on another port when somebody has taken this one.
 
         :raises ServerStartError: with the end of its log.
         """
         self._write_config()
+        for _ in range(_PORTS_TRIED - 1):
+            before = self.log_path.stat().st_size if self.log_path.exists() else 0
+            try:
+                return await self._start_once()
+            except ServerStartError:
+                told = self.log_path.read_bytes()[before:].decode(errors="replace")
+                if f"The port {self.port} {_PORT_TAKEN}" not in told:
+                    raise
+                await self.kill()
+                self.port = free_port()
+        return await self._start_once()
+
+    async def _start_once(self) -> None:
         remove = self._layout.remove
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
@@ -219,8 +236,10 @@ class JupyterServer:
 
     async def _answers(self) -> bool:
         try:
-            status, _ = await fetch(self.port, "GET", f"{self.base}/api/status")
-        except (OSError, WireError, asyncio.IncompleteReadError):
+            # Whoever else has the port may never answer.
+            asked = fetch(self.port, "GET", f"{self.base}/api/status")
+            status, _ = await asyncio.wait_for(asked, _ANSWER_TIMEOUT)
+        except (OSError, WireError, asyncio.IncompleteReadError, asyncio.TimeoutError):
             return False
         return status == 200
 

@@ -13,7 +13,7 @@ import pytest
 import requests
 from local_client import Browser, processes_of
 
-from airflow_provider_smstudio.local import JupyterMissingError, LocalStudio
+from airflow_provider_smstudio.local import JupyterMissingError, LocalStudio, jupyter
 
 
 def test_two_at_once_and_nothing_left() -> None:
@@ -76,6 +76,16 @@ def test_given_home_stays(tmp_path: Path) -> None:
 def test_server_that_cannot_start() -> None:
     with pytest.raises(RuntimeError, match="nonsense"):
         LocalStudio(server_args=["--ServerApp.contents_manager_class=nonsense.NoSuch"]).start()
+
+
+def test_a_port_that_somebody_has_taken_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = [taken.getsockname()[1]]
+        free = jupyter.free_port
+        monkeypatch.setattr(jupyter, "free_port", lambda: ports.pop() if ports else free())
+        with LocalStudio() as studio:
+            assert studio.kernels() == []
+        assert ports == []
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
