@@ -683,8 +683,9 @@ def _pid_or_none(studio: LocalStudio, kernel_id: str) -> int | None:
 def test_other_signals_for_kernels(spaces: LocalStudio, browser: Browser, kernel_id: str) -> None:
     with browser.channels(kernel_id) as channels:
         channels.run("1")
-        cell = channels.execute("import time; time.sleep(30)")
-        while channels.receive()["content"].get("execution_state") != "busy":
+        # The kernel says that it is busy before it runs the cell, and loses a signal that comes in between.
+        cell = channels.execute("print('asleep', flush=True); import time; time.sleep(30)")
+        while "asleep" not in channels.receive()["content"].get("text", ""):
             pass
         spaces.kill_kernel(kernel_id, signal.SIGINT)
         assert any(m["content"].get("ename") == "KeyboardInterrupt" for m in channels.until_done(cell))
