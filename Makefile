@@ -64,14 +64,18 @@ $(OLDEST_READY): $(OLDEST)/.constraints $(UV) pyproject.toml Makefile $(CONSTRAI
 	  --group demo --group test '$(OLDEST_AIRFLOW)' $(CONSTRAIN)
 	touch $@
 
-# With arguments of one's own, one plain run; else those that measure come last, with the machine to themselves.
+# With arguments of one's own, one plain run; else whole Airflows by twos, since they wait more than they work, and
+# what measures last, with the machine to itself.
 # Tests wait for real kernels and servers: what fails beside others, on a machine that is too busy, must pass alone.
 RUN_TESTS = $(if $(PYTEST_ARGS),\
   $(1)/bin/python -m pytest $(PYTEST_ARGS),\
-  { $(1)/bin/python -m pytest -m 'not alone' -n $(TEST_PROCESSES) --dist worksteal $(TESTS) || { [[ $$? == 1 ]] \
+  { $(1)/bin/python -m pytest -m 'not alone and not stack' -n $(TEST_PROCESSES) --dist worksteal $(TESTS) || { [[ $$? == 1 ]] \
     && echo '=== Some tests failed beside others: once more, alone' \
-    && $(1)/bin/python -m pytest -m 'not alone' --last-failed --last-failed-no-failures none --maxfail 1 $(TESTS); }; } \
-  && $(1)/bin/python -m pytest -m alone $(TESTS))
+    && $(1)/bin/python -m pytest -m 'not alone and not stack' --last-failed --last-failed-no-failures none --maxfail 1 $(TESTS); }; } \
+  && { $(1)/bin/python -m pytest -m stack -n 2 --dist worksteal $(TESTS) || $(IF_NONE); } \
+  && { $(1)/bin/python -m pytest -m alone $(TESTS) || $(IF_NONE); })
+# Not all folders have such tests.
+IF_NONE = [[ $$? == 5 ]]
 
 .PHONY: test
 test: lint ## Lint, type-check and test with the newest Airflow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -338,26 +339,28 @@ class AirflowStack:
         """Run a command of Airflow that writes, while all components that write by themselves stand still.
 
         With SQLite, ``backfill create`` may else find the database locked in its midst, and leave a part of a backfill
-        that is in the way of every other one (apache/airflow#66726). When a component stands still within a
-        transaction, the command fails at its first write, and may be tried again.
+        that is in the way of every other one (apache/airflow#66726).
         """
         if self.database.parallel:
             self.cli(*arguments)
             return
         writers = [name for name in ("scheduler", "triggerer", "dag-processor") if name in self._processes]
-        for tries_left in (2, 1, 0):
-            pids = [self._processes[name].pid for name in writers]
-            pids += [child.pid for pid in pids for child in psutil.Process(pid).children(recursive=True)]
+        pids: list[int] = []
+
+        def all_rest() -> bool:
+            pids[:] = [self._processes[name].pid for name in writers]
+            pids.extend([child.pid for pid in pids for child in psutil.Process(pid).children(recursive=True)])
             self._signal_all(pids, signal.SIGSTOP)
-            try:
-                self.cli(*arguments)
-                return
-            except RuntimeError as error:
-                if not tries_left or "database is locked" not in str(error):
-                    raise
-            finally:
-                self._signal_all(pids, signal.SIGCONT)
-            time.sleep(1)
+            if not self.database.is_locked():
+                return True
+            self._signal_all(pids, signal.SIGCONT)  # one stands still within a transaction
+            return False
+
+        try:
+            self.until(all_rest, 60, "the database to be left alone")
+            self.cli(*arguments)
+        finally:
+            self._signal_all(pids, signal.SIGCONT)
 
     def unpause(self, dag_id: str) -> None:
         """Let a DAG run; the command itself says nothing when it finds no such DAG."""
@@ -433,8 +436,11 @@ def _settings_of_3(api_url: str) -> dict[str, str]:
 
 
 def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a port that is free, below those that systems give to whoever asks for any, or connects to something."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _answers(url: str) -> bool:

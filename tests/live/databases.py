@@ -29,6 +29,9 @@ class Database(Protocol):
     def prepare(self) -> None:
         """Do what is left once Airflow has made its tables."""
 
+    def is_locked(self) -> bool:
+        """Tell whether whoever writes now has to wait for somebody else."""
+
     def query(self, sql: str, values: Sequence[object] = ()) -> Rows:
         """Read."""
 
@@ -54,6 +57,15 @@ class SQLite:
     def prepare(self) -> None:
         # Readers and the one writer no longer wait for each other; the file itself remembers this.
         self.query("PRAGMA journal_mode=WAL")
+
+    def is_locked(self) -> bool:
+        """Tell whether somebody is in the midst of writing."""
+        with closing(sqlite3.connect(self._file, timeout=0)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+        return False
 
     def query(self, sql: str, values: Sequence[object] = ()) -> Rows:
         with closing(sqlite3.connect(self._file, timeout=30)) as database:
@@ -98,6 +110,9 @@ class Postgres:
 
     def prepare(self) -> None:
         pass
+
+    def is_locked(self) -> bool:
+        return False  # not as a whole
 
     def query(self, sql: str, values: Sequence[object] = ()) -> Rows:
         return self._call(sql, values, lambda cursor: list(cursor.fetchall()))

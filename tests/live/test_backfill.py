@@ -16,7 +16,7 @@ DAYS = number("BACKFILL_DAYS", 4 if SLOW else 6)
 BAD = days(DAYS)[1 :: max(DAYS // number("BACKFILL_BAD", 2), 1)]
 ACTIVE = number("BACKFILL_ACTIVE", 4)
 
-pytestmark = [pytest.mark.airflow, pytest.mark.alone, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.airflow, pytest.mark.stack, pytest.mark.timeout(3600)]
 
 
 def once(found: list[str]) -> Counter[tuple[str, str]]:

@@ -60,7 +60,7 @@ def marked_as_failed(airflow: AirflowStack, studio: LocalStudio) -> None:
 
 
 @pytest.mark.airflow
-@pytest.mark.alone
+@pytest.mark.stack
 def test_many_runs_and_a_killed_triggerer(tmp_path: Path) -> None:
     with (
         LocalStudio() as studio,

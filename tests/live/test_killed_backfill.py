@@ -69,7 +69,7 @@ class Killer:
 
 
 @pytest.mark.airflow
-@pytest.mark.alone
+@pytest.mark.stack
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("deferrable", ["", "yes"], ids=["worker", "deferred"])
 def test_each_day_runs_once_whatever_is_killed(tmp_path: Path, deferrable: str) -> None:

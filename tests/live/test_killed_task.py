@@ -14,7 +14,7 @@ from airflow_provider_smstudio.local import LocalStudio
 
 
 @pytest.mark.airflow
-@pytest.mark.alone
+@pytest.mark.stack
 def test_a_person_kills_the_kernel_and_a_worker_that_ends_does_not(tmp_path: Path) -> None:
     with (
         LocalStudio() as studio,

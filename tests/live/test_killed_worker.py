@@ -43,7 +43,7 @@ def has_ended(airflow: AirflowStack) -> bool:
 
 
 @pytest.mark.airflow
-@pytest.mark.alone
+@pytest.mark.stack
 def test_next_try_goes_on_where_the_killed_worker_left(tmp_path: Path) -> None:
     with (
         LocalStudio() as studio,

@@ -11,7 +11,7 @@ DAYS, SLOTS = 3 if SLOW else 5, 2
 
 
 @pytest.mark.airflow
-@pytest.mark.alone
+@pytest.mark.stack
 @pytest.mark.timeout(900)
 def test_a_pool_limits_deferred_notebooks(tmp_path: Path) -> None:
     settings = {
