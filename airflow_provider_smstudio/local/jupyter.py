@@ -39,6 +39,29 @@ c.FileContentsManager.always_delete_dir = True
 c.ContentsManager.allow_hidden = True
 """
 
+# Ports for kernels below those that the system gives to connections. jupyter_client finds a port free and the
+# kernel asks for it a second later: where tests make many connections, one of them has it by then, and the kernel
+# ends, or lives on and never answers (ipykernel 7.3 without its iopub port, measured).
+_KERNEL_PORTS = """\
+import random
+import socket
+from jupyter_client.connect import LocalPortCache
+
+def find_available_port(self, ip):
+    while True:
+        port = random.randrange(10_000, 32_000)
+        if port not in self.currently_used_ports:
+            try:
+                with socket.create_server((ip, port)):
+                    pass
+            except OSError:
+                continue
+            self.currently_used_ports.add(port)
+            return port
+
+LocalPortCache.find_available_port = find_available_port
+"""
+
 # Asked for by an argument in the image. With the packages on PyPI the class is of the wrong kind, and the server
 # would not start, from 2.0 on; and what is in the image's /opt/db is here in a folder of our own.
 _SHARED_STORE = """\
@@ -180,7 +203,7 @@ class JupyterServer:
 
     def _write_config(self) -> None:
         setup, root = self._setup, self._layout.root
-        text = _CONFIG
+        text = _CONFIG + _KERNEL_PORTS
         if setup.extensions:
             text += f"c.ServerApp.jpserver_extensions = {setup.extensions!r}\n"
         if setup.shared_store:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import subprocess
@@ -86,6 +87,17 @@ def test_a_port_that_somebody_has_taken_meanwhile(monkeypatch: pytest.MonkeyPatc
         with LocalStudio() as studio:
             assert studio.kernels() == []
         assert ports == []
+
+
+def test_no_connection_gets_the_port_of_a_kernel_that_starts(spaces: LocalStudio) -> None:
+    with Browser(spaces) as browser:
+        kernel = browser.post("api/kernels", {"name": "python3"})["id"]
+        code = "import ipykernel; print(open(ipykernel.get_connection_file()).read())"
+        with browser.channels(kernel) as channels:
+            ports = {name: port for name, port in json.loads(channels.run(code)).items() if name.endswith("_port")}
+        assert len(ports) == 5
+        assert max(ports.values()) < 32_000  # below what Linux gives to connections
+        browser.call("DELETE", f"api/kernels/{kernel}")
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
