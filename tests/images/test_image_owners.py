@@ -14,7 +14,7 @@ from test_reattach import COUNTING, FIRST, Worker, assert_counted_once, read, re
 
 from airflow_provider_smstudio.studio import NotebookJob
 from airflow_provider_smstudio.studio import events as ev
-from airflow_provider_smstudio.studio.errors import RunTakenOverError
+from airflow_provider_smstudio.studio.errors import RunKilledError, RunTakenOverError
 
 pytestmark = pytest.mark.ci
 
@@ -93,4 +93,5 @@ class TestGivenUp:
         go(bench)
         assert '"status": "success"' in second.finish()
         assert_ran_once(bench)
-        assert [type(end) for end in ends] == [RunTakenOverError]
+        # A busy server may not say within four seconds whose the run is: then it was killed, and touched nothing.
+        assert [type(end) for end in ends] in ([RunTakenOverError], [RunKilledError])
