@@ -150,7 +150,9 @@ $(IMAGES)/%/.ready: tests/images/locks/%.txt | $(UV)
 image: $(if $(filter $(IMAGE),$(ALL_IMAGES)),$(IMAGES)/$(IMAGE)/.ready) ## Build the Jupyter server of IMAGE=4.3.2 into .venv-images/
 	@$(if $(filter $(IMAGE),$(ALL_IMAGES)),:,echo 'Which image? IMAGE=version, one of: $(sort $(ALL_IMAGES))' >&2; exit 1)
 
-LANES = $(VENV)/bin/python tests/images/lanes.py --processes $(TEST_PROCESSES)
+# These wait even more than the others.
+IMAGE_PROCESSES ?= 4
+LANES = $(VENV)/bin/python tests/images/lanes.py --processes $(IMAGE_PROCESSES)
 
 .PHONY: test-image
 test-image: $(READY) image ## Test against IMAGE=4.3.2 SPACE_KIND=private or shared
