@@ -336,17 +336,20 @@ class TestSensor:
         assert deferred.value.timeout == timedelta(seconds=60)
         trigger = rebuilt(deferred.value)
 
+        async def start_once_it_waits() -> None:
+            while not any("is Deleted" in record.getMessage() for record in log.records):
+                await asyncio.sleep(0.05)
+            await asyncio.to_thread(lab.start_app)
+
         async def scenario() -> dict[str, Any]:
-            asyncio.get_running_loop().call_later(
-                1.2, lambda: asyncio.get_running_loop().run_in_executor(None, lab.start_app)
-            )
+            starts = asyncio.create_task(start_once_it_waits())
             (event,) = [event.payload async for event in trigger.run()]
+            await starts
             return dict(event)
 
         event = asyncio.run(scenario())
         assert event == {"status": "success"}
         assert sensor.execute_complete({}, event) is None
-        assert any("is Deleted" in record.getMessage() for record in log.records)
 
     def test_a_stopped_app_fails_at_once(self, lab: LocalStudio) -> None:
         lab.stop_app()
