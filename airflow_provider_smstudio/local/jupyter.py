@@ -26,7 +26,6 @@ START_TIMEOUT = 60.0
 FOREIGN_START_TIMEOUT = 120.0
 # A port that was free can be taken before the server asks for it, also by a connection that somebody makes.
 _PORTS_TRIED = 3
-_PORT_TAKEN = "is already in use"
 _ANSWER_TIMEOUT = 5.0
 
 # The server configuration that SageMaker Distribution ships.
@@ -226,7 +225,7 @@ class JupyterServer:
                 return await self._start_once()
             except ServerStartError:
                 told = self.log_path.read_bytes()[before:].decode(errors="replace")
-                if f"The port {self.port} {_PORT_TAKEN}" not in told:
+                if f"The port {self.port} is already in use" not in told:
                     raise
                 await self.kill()
                 self.port = free_port()

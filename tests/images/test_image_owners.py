@@ -72,7 +72,9 @@ class TestGivenUp:
         assert_ran_once(bench)
         assert TAKEN_OVER in said
 
-    def test_it_is_stopped_while_the_other_runs(self, bench: Bench, worker: Callable[..., Worker]) -> None:
+    def test_it_is_stopped_while_the_other_runs(
+        self, bench: Bench, worker: Callable[..., Worker], caplog: pytest.LogCaptureFixture
+    ) -> None:
         path = bench.write(*CELLS)
         runner = bench.studio.runner(NotebookJob(path, run_key=bench.folder, will_retry=True))
         ends: list[object] = []
@@ -94,4 +96,5 @@ class TestGivenUp:
         assert '"status": "success"' in second.finish()
         assert_ran_once(bench)
         # A busy server may not say within four seconds whose the run is: then it was killed, and touched nothing.
-        assert [type(end) for end in ends] in ([RunTakenOverError], [RunKilledError])
+        unanswered = "could not be asked" in caplog.text
+        assert [type(end) for end in ends] in ([RunTakenOverError], [RunKilledError] if unanswered else [])
