@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -135,7 +136,9 @@ __all__ = [
     "other_runs",
     "outlet_extras",
     "own_lineage",
+    "policy_forbids_retry",
     "state_of",
+    "supervisor_pid",
     "was_killed",
 ]
 
@@ -217,6 +220,38 @@ def state_of(ti: Any) -> str | None:
     found: dict[str, Any] = states.get(ti.run_id) or {}
     state = found[ti.task_id if index is None or index < 0 else f"{ti.task_id}_{index}"]
     return None if state is None else str(state)
+
+
+def supervisor_pid() -> int | None:
+    """Return the process through which this task logs and asks: its parent; None where there is none.
+
+    2.11 has none that a task depends on, and ``dags test`` runs the task within its own process.
+    """
+    try:  # 3.0+
+        from airflow.sdk.execution_time import task_runner
+    except ImportError:  # 2.11
+        return None
+    comms = getattr(task_runner, "SUPERVISOR_COMMS", None)
+    return os.getppid() if type(comms).__name__ == "CommsDecoder" else None
+
+
+def policy_forbids_retry(context: Context, error: Exception) -> bool:
+    """Tell whether the task's retry policy (3.3 and later) lets no try follow an error, though tries are left.
+
+    :param context: the context of the task instance.
+    :param error: what the task fails by.
+    """
+    ti: Any = context["ti"]
+    policy = getattr(getattr(ti, "task", None), "retry_policy", None)
+    if policy is None:
+        return False
+    try:
+        decision = policy.evaluate(
+            exception=error, try_number=ti.try_number, max_tries=ti.max_tries, context=context
+        )
+        return str(getattr(decision.action, "value", decision.action)) == "fail"
+    except Exception:  # Airflow then goes by the number of tries, too
+        return False
 
 
 def outlet_extras(context: Context, outlet: Any, uri: str | None) -> Iterator[dict[str, Any]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_smstudio import _values as values
@@ -17,8 +17,9 @@ from airflow_provider_smstudio._compat import (
     AirflowTaskTimeout,
     BaseOperator,
     conf,
-    state_of,
+    policy_forbids_retry,
 )
+from airflow_provider_smstudio._task_process import TaskProcess, retry_series, try_number, will_retry
 from airflow_provider_smstudio.links.notebook import SageMakerStudioNotebookLink
 from airflow_provider_smstudio.studio.errors import (
     AppNotReadyError,
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from airflow_provider_smstudio.studio.runner import NotebookRunner
 
 _DEADLINE_GRACE = 60.0
-_TO_COME = (None, "scheduled", "queued", "up_for_retry", "up_for_reschedule")
 _LIKE_A_TASK = re.compile(r"[\w.-]*\.")
 _LIKE_AN_INDEX = re.compile(r"(?:^|\.)[0-9]+$")
 
@@ -210,7 +210,6 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self._runner: NotebookRunner | None = None
         self._killed = False
-        self._goes_on: Callable[[], bool] | None = None
         self._lineage: RunLineage | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -223,10 +222,15 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         from airflow_provider_smstudio.studio.livelog import LiveLog
 
         after = values.duration("defer_after", self.defer_after) if self.deferrable else None
-        job = self._job(run_name(context), will_retry=_will_retry(context))
-        # Lines hold whatever the notebook prints: never as a format.
+        process = TaskProcess(context)
+        job = replace(
+            self._job(run_name(context)),
+            retry_series=retry_series(context),
+            try_number=try_number(context),
+            will_retry=will_retry(context),
+        )
         listener = LiveLog(
-            lambda level, line: self.log.log(level, "%s", line),
+            lambda level, line: process.write(self.log, level, line),
             show_output=values.flag("log_output", self.log_output),
         )
         hook = self.make_hook()
@@ -240,15 +244,21 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
                 self.log.info("the executed notebook is at %s (%s)", path, url)
 
             try:
-                self._runner = studio.runner(job, listener=listener, on_output=announce)
+                runner = self._runner = studio.runner(
+                    job,
+                    listener=listener,
+                    on_output=announce,
+                    leaves_run=process.leaves_run,
+                    try_follows=process.try_follows,
+                )
             except AppNotReadyError:
                 self._name_setups()
                 raise
-            self._goes_on = partial(_goes_on, context)
             if self._killed:
-                self._runner.stop("the task was killed")
+                runner.stop("the task was killed")
             try:
-                result = self._runner.run() if after is None else self._runner.run_or_hand_over(after)
+                with process.follows(runner):
+                    result = runner.run() if after is None else runner.run_or_hand_over(after)
             except UnknownOutcomeError as error:
                 raise _without_retry(error) from error
         if isinstance(result, Handover):
@@ -305,7 +315,17 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
             raise _without_retry(error) from error
         if isinstance(error, CellError):
             error = self._whole(error)
+        if will_retry(context) and policy_forbids_retry(context, error):
+            self._remove_run(context)
         raise error
+
+    def _remove_run(self, context: Context) -> None:
+        """Remove the kernel that the trigger may have left for the next try; it cannot ask the retry policy."""
+        try:
+            with closing(self.make_hook().get_studio()) as studio:
+                studio.remove_run(self._job(run_name(context)))
+        except Exception as error:  # how the run ended must be told
+            self.log.warning("the run's kernel may still run: %s", error)
 
     def _remember(self, context: Context) -> None:
         """Know again what the process knew that has begun the run, for the lineage."""
@@ -313,7 +333,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         from airflow_provider_smstudio.studio.notebook import default_output_path
 
         try:
-            job = self._job(run_name(context), will_retry=False)
+            job = self._job(run_name(context))
             self._lineage = RunLineage.of(job, self.make_hook().settings)
             self._lineage.output_path = job.output_path or default_output_path(job.notebook_path, job.run_name)
         except Exception as error:  # the run is over, and how it ended must be told
@@ -371,14 +391,14 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         """Interrupt the cell, save the notebook and remove the kernel, unless the task is not over for Airflow.
 
         A worker that has to end, as in a rollout, and one that Airflow has given up too early kill their tasks,
-        too. Then the run is left for the next try. Airflow calls this in a signal handler, so it only leaves
-        word; the run ends within seconds.
+        too. Then the run is left to the next try; :mod:`airflow_provider_smstudio._task_process` decides. Airflow
+        calls this in a signal handler, so it only leaves word; the run ends within seconds.
         """
         self._killed = True
         if self._runner is not None:
-            self._runner.stop("the task was killed", unless=self._goes_on)
+            self._runner.stop("the task was killed", for_good=False)
 
-    def _job(self, name: str, *, will_retry: bool) -> NotebookJob:
+    def _job(self, name: str) -> NotebookJob:
         from airflow_provider_smstudio.studio.job import NotebookJob
 
         return NotebookJob(
@@ -397,22 +417,11 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
             run_name=name,
             run_key=name,
             resume=values.text("resume", self.resume),
-            will_retry=will_retry,
             on_unknown_cell=values.text("on_unknown_cell", self.on_unknown_cell),
             reconnect_timeout=values.seconds("reconnect_timeout", self.reconnect_timeout) or 600.0,
             record_mib=values.mebibytes("record_mib", self.record_mib),
             skip_if_output_complete=values.flag("skip_if_output_complete", self.skip_if_output_complete),
         )
-
-
-def _goes_on(context: Context) -> bool:
-    """Tell whether another try of a task that is being killed goes on with its run, as far as Airflow tells."""
-    try:
-        state = state_of(context["ti"])
-    except Exception:  # whatever it is: then the kernel must not stay
-        return False
-    # Whoever clears a running task, or marks it, has it in another state: restarting, failed, success.
-    return state in _TO_COME or (state == "running" and _will_retry(context))
 
 
 def _without_retry(error: UnknownOutcomeError) -> AirflowFailException:
@@ -426,13 +435,6 @@ def _deadline(context: Context, limit: timedelta | None) -> float | None:
         return None
     started = getattr(context["ti"], "start_date", None)
     return (started.timestamp() if started is not None else time.time()) + limit.total_seconds()
-
-
-def _will_retry(context: Context) -> bool:
-    """Tell whether another try of this task instance follows if this one fails."""
-    ti = context["ti"]
-    tries, most = getattr(ti, "try_number", None), getattr(ti, "max_tries", None)
-    return isinstance(tries, int) and isinstance(most, int) and tries <= most
 
 
 def run_name(context: Context) -> str:

@@ -129,12 +129,29 @@ def holds(saved: NotebookNode, who: Identity) -> bool:
     return bool(_record(saved).get("key") == who.key)
 
 
-def own(notebook: NotebookNode, owner: str) -> None:
+def own(notebook: NotebookNode, owner: str, retry_series: str | None = None, try_number: int = 1) -> None:
     """Write into a notebook which process watches over its run.
 
     :param owner: names the process, as in the Jupyter session's name.
+    :param retry_series: see :class:`NotebookJob`.
+    :param try_number: see :class:`NotebookJob`.
     """
-    notebook.metadata[METADATA_KEY]["run"]["owner"] = owner
+    notebook.metadata[METADATA_KEY]["run"].update(owner=owner, retry_series=retry_series, try_number=try_number)
+
+
+def is_of_earlier_try(saved: NotebookNode, prepared: NotebookNode, retry_series: str, try_number: int) -> bool:
+    """Tell whether a saved notebook holds the same run, as an earlier try of the same series has left it.
+
+    :param saved: the executed notebook.
+    :param prepared: the notebook as it would be run now, with :func:`begin` applied.
+    :param retry_series: the series of this try.
+    :param try_number: the number of this try.
+    """
+    record, now = _record(saved), _record(prepared)
+    number = record.get("try_number")
+    same = all(record.get(key) == now.get(key) for key in ("key", "fingerprint"))
+    earlier = record.get("retry_series") == retry_series and isinstance(number, int) and number < try_number
+    return same and earlier and _same_cells(saved, prepared)
 
 
 def writer_of(saved: NotebookNode) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from airflow_provider_smstudio.studio import checkpoint, earlier
 from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.app_types import JUPYTER_LAB
 from airflow_provider_smstudio.studio.apps import AppState, ControlPlane
@@ -19,6 +20,7 @@ from airflow_provider_smstudio.studio.errors import (
     ControlPlaneError,
     InvalidInputError,
     NotebookNotFoundError,
+    StudioError,
 )
 from airflow_provider_smstudio.studio.job import ON_UNKNOWN_CELL, RESUME, NotebookJob
 from airflow_provider_smstudio.studio.login import StudioSession
@@ -122,12 +124,17 @@ class Studio:
         *,
         listener: Listener | None = None,
         on_output: Callable[[str], None] | None = None,
+        leaves_run: Callable[[], bool] | None = None,
+        try_follows: Callable[[StudioError], bool] | None = None,
     ) -> NotebookRunner:
         """Prepare the run of a notebook: check the app, upload the notebook if the job says so.
 
         :param job: what to run.
         :param listener: told every event of the run.
         :param on_output: told the executed notebook's path once it exists.
+        :param leaves_run: whether the run is left to another process when this one has to end; see
+            :class:`~airflow_provider_smstudio.studio.runner.NotebookRunner`.
+        :param try_follows: whether another try follows after an error; see there.
         :return: call its ``run()``; its ``stop()`` ends the run from a signal handler or another thread.
         """
         _check_job(job)
@@ -135,7 +142,23 @@ class Studio:
         if job.upload_from:
             self.upload(job.upload_from, job.notebook_path)
         where = state.instance_type if state else None
-        return NotebookRunner(self.server, job, listener=listener, on_output=on_output, where=where)
+        return NotebookRunner(
+            self.server,
+            job,
+            listener=listener,
+            on_output=on_output,
+            where=where,
+            leaves_run=leaves_run,
+            try_follows=try_follows,
+        )
+
+    def remove_run(self, job: NotebookJob) -> None:
+        """Remove the kernel that a run has left for its next try, where none follows.
+
+        :param job: the run's; its ``run_key`` and notebook tell which one.
+        :raises StudioError: when it could not be removed.
+        """
+        earlier.remove_session(self.server, job, checkpoint.identity(job.run_key, job.run_name))
 
     def upload(self, source: str, notebook_path: str) -> None:
         """Copy a notebook into the Studio home, over what is there; missing folders are created.

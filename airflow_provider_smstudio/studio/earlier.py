@@ -12,7 +12,7 @@ from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import checkpoint, conduct
 from airflow_provider_smstudio.studio.checkpoint import Identity
-from airflow_provider_smstudio.studio.errors import InvalidInputError, StudioError
+from airflow_provider_smstudio.studio.errors import InvalidInputError, StudioError, UnknownOutcomeError
 from airflow_provider_smstudio.studio.job import NotebookJob
 from airflow_provider_smstudio.studio.preparing import Prepared
 from airflow_provider_smstudio.studio.removal import remove_kernel
@@ -60,6 +60,48 @@ def session_of(
     for item in found:
         remove_kernel(server, str(item["id"]), str(item["kernel"]["id"]))
     return None
+
+
+def remove_session(server: JupyterServer, job: NotebookJob, who: Identity) -> None:
+    """Remove the kernel that a try of this run has left, if there is one.
+
+    :raises StudioError: when it could not be removed.
+    """
+    path = conduct.session_path(job, who)
+    for item in server.sessions():
+        if item.get("path") == path:
+            log.info("no try follows: the kernel that was left for it is removed")
+            remove_kernel(server, str(item["id"]), str(item["kernel"]["id"]))
+
+
+def ended_untold(server: JupyterServer, job: NotebookJob, prepared: Prepared) -> NotebookNode | None:
+    """Find that an earlier try of the same series has run the notebook to its end, and could not tell so.
+
+    Its worker was lost between the removal of the kernel and the task's success. Where the run has failed and must
+    not begin anew, because a cell may have run, this is so still.
+
+    :return: the executed notebook; None where the notebook is to be run.
+    :raises UnknownOutcomeError: as the earlier try has done.
+    """
+    if job.retry_series is None or job.try_number < 2 or job.resume == "never" or not prepared.output_exists:
+        return None
+    saved = _saved(server, prepared)
+    if saved is None or not checkpoint.is_of_earlier_try(
+        saved, prepared.notebook, job.retry_series, job.try_number
+    ):
+        return None
+    error = checkpoint.error_of(saved)
+    if isinstance(error, UnknownOutcomeError):
+        error.fields["output_path"] = error.output_path = prepared.output_path
+        raise error
+    if checkpoint.state_of(saved) not in ("completed", "stopped"):
+        return None
+    log.warning(
+        "an earlier try has run %s to its end, and Airflow was not told: nothing is run again "
+        "(resume='never' would do so)",
+        job.notebook_path,
+    )
+    return saved
 
 
 def complete_output(server: JupyterServer, job: NotebookJob, prepared: Prepared) -> NotebookNode | None:

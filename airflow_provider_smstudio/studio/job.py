@@ -35,6 +35,11 @@ class NotebookJob:
         None for a run that nobody comes back to.
     :ivar resume: ``auto``: go on with a run whose process was lost, start afresh after a cell's error;
         ``failed_cell``: after a cell's error go on from that cell, too; ``never``: always start afresh.
+    :ivar retry_series: names the tries of one run that follow each other by themselves, as Airflow's retries do,
+        and not because somebody wants the notebook to run again: the same text for each of them. If one of them
+        has run the notebook to its end, and was lost before it could tell so, a later one tells it, and runs
+        nothing. None: what has ended is run again.
+    :ivar try_number: counts the tries, from 1.
     :ivar will_retry: whether another try follows if this one fails; then the kernel is kept where that try could
         use it.
     :ivar on_unknown_cell: what to do about a cell that may have run, where nobody can tell how it ended:
@@ -60,6 +65,8 @@ class NotebookJob:
     delete_kernel_app: bool = True
     run_name: str = "run"
     run_key: str | None = None
+    retry_series: str | None = None
+    try_number: int = 1
     resume: str = "auto"
     will_retry: bool = False
     on_unknown_cell: str = "fail"

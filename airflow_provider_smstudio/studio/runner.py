@@ -28,6 +28,7 @@ from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
 from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.lookout import Lookout
 from airflow_provider_smstudio.studio.metering import in_daemon, look
+from airflow_provider_smstudio.studio.observer import Observer
 from airflow_provider_smstudio.studio.output_guard import OutputGuard
 from airflow_provider_smstudio.studio.preparing import Prepared, prepare
 from airflow_provider_smstudio.studio.run import NotebookRun
@@ -48,9 +49,16 @@ class NotebookRunner:
 
     :param server: the Jupyter server.
     :param job: what to run.
-    :param listener: told every event of the run, in order.
-    :param on_output: told the executed notebook's path once it is saved for the first time.
+    :param listener: told every event of the run, in order. If it raises an error, the log says so, and it is told
+        nothing more.
+    :param on_output: told the executed notebook's path once it is saved for the first time; likewise.
     :param where: names the machine under a space's kernels, for messages.
+    :param leaves_run: asked when this process has to end before the run does, once, in the run's own thread, while
+        a kernel is at work: whether the run is left to another process. If it is, all stays as it is, and
+        :meth:`run` raises :class:`RunTakenOverError`. It must not raise anything. Default: the run ends with this
+        process.
+    :param try_follows: told the error that a run has ended by, and tells whether another try follows, which could
+        use the kernel. Default: what the job says.
     """
 
     def __init__(
@@ -61,14 +69,19 @@ class NotebookRunner:
         listener: Listener | None = None,
         on_output: Callable[[str], None] | None = None,
         where: str | None = None,
+        leaves_run: Callable[[], bool] | None = None,
+        try_follows: Callable[[StudioError], bool] | None = None,
     ) -> None:
         self._server = server
         self._job = job
-        self._listener = listener or (lambda event: None)
-        self._on_output = on_output or (lambda path: None)
+        self._listener = Observer(listener, "the listener of the run's events")
+        self._on_output = Observer(on_output, "what is told of the executed notebook")
         self._where = where
+        self._leaves_run = leaves_run or (lambda: False)
+        self._try_follows = try_follows or (lambda error: job.will_retry)
         self._stop_reason: str | None = None
-        self._stop_unless: Callable[[], bool] | None = None
+        self._stop_for_good = False
+        self._left: bool | None = None
         self._who = checkpoint.identity(job.run_key, job.run_name)
         self._owner, self._since = uuid.uuid4().hex[:12], int(time.time())
         self._lease = KernelLease(
@@ -86,18 +99,17 @@ class NotebookRunner:
         self._handed = self._unbroken = False
         self._websocket_id = self._who.client_session
 
-    def stop(self, reason: str, *, unless: Callable[[], bool] | None = None) -> None:
+    def stop(self, reason: str, *, for_good: bool = True) -> None:
         """Ask the run to end soon; for another thread or a signal handler.
 
         The cell is interrupted, the notebook saved, the kernel removed, and :meth:`run` raises
         :class:`RunKilledError`.
 
-        :param unless: asked in the run's own thread, once, while a kernel is at work: whether another process goes
-            on with the run. Then all is left as it is, and :meth:`run` raises :class:`RunTakenOverError`. It must
-            not raise anything.
+        :param reason: who or what stops it, for the error's message.
+        :param for_good: False if only this process has to end: then ``leaves_run`` is asked.
         """
         if self._stop_reason is None:
-            self._stop_unless = unless
+            self._stop_for_good = for_good
             self._stop_reason = reason
 
     def run(self) -> RunResult:
@@ -140,10 +152,10 @@ class NotebookRunner:
         session = earlier.session_of(self._server, self._job, self._who, prepared) if first else None
         if session is not None and checkpoint.state_of(notebook) in ("completed", "stopped"):
             return self._ended_unheard(prepared, session)
-        if session is None and first and (skipped := self._skipped(prepared)):
-            return skipped
+        if session is None and first and (known := self._ended_untold(prepared) or self._skipped(prepared)):
+            return known
         self._lease.accept_writer(checkpoint.writer_of(notebook))
-        checkpoint.own(notebook, self._owner)
+        checkpoint.own(notebook, self._owner, self._job.retry_series, self._job.try_number)
         where = choice.instance_type or self._where
         client_session = self._websocket_id = self._who.client_session
         announced = owner_of(session.get("name"))[1] if session else None
@@ -174,7 +186,7 @@ class NotebookRunner:
             if not run.finished:
                 return self._handed_over(run, prepared, startup, resumed=session is not None)
         except StudioError as error:
-            self._carry_out(run, run.abandon(error, time.monotonic()))
+            self._carry_out(run, run.abandon(self._or_left(error), time.monotonic()))
         except BaseException as error:
             self._end_kindly(run, error)
             raise
@@ -238,6 +250,14 @@ class NotebookRunner:
 
     # --- Before anything is started
 
+    def _ended_untold(self, prepared: Prepared) -> RunResult | None:
+        """Find that an earlier try has run it to its end, and was lost before Airflow heard of that."""
+        saved = earlier.ended_untold(self._server, self._job, prepared)
+        if saved is None:
+            return None
+        self._on_output(self._guard.path)
+        return self._result(replace(prepared, notebook=saved), nb.cells_run(saved), 0.0, resumed=True)
+
     def _skipped(self, prepared: Prepared) -> RunResult | None:
         """Find that there is nothing to run, if that is wished."""
         saved = earlier.complete_output(self._server, self._job, prepared)
@@ -251,10 +271,29 @@ class NotebookRunner:
         """Tell whether the kernel is left for whoever goes on with the run."""
         error = self._lease.taken_over or error or self._last_save_error
         reached = self._lease.channel_was_open
-        kept = conduct.keeps_kernel(self._job, error, stopped=bool(self._stop_reason), reached=reached)
+        stopped = bool(self._stop_reason)
+        if stopped and error is not None and not isinstance(error, RunError):
+            stopped = not self._is_left()
+        kept = conduct.keeps_kernel(self._job, error, stopped=stopped, reached=reached)
+        if kept and error is not None and not isinstance(error, RunTakenOverError):
+            kept = self._try_follows(error)
         if kept and not isinstance(error, RunError):
             log.warning("the kernel is left running for the next try")
         return kept
+
+    def _or_left(self, error: StudioError) -> StudioError:
+        """Say that the run is left, if that is what becomes of one that was stopped; else give the error back.
+
+        A kernel that was never reached is nothing that another process could go on with.
+        """
+        stopped = isinstance(error, RunKilledError) and self._lease.channel_was_open
+        return _left() if stopped and self._is_left() else error
+
+    def _is_left(self) -> bool:
+        """Tell whether another process goes on with the run that this one has to end."""
+        if self._left is None:
+            self._left = not self._stop_for_good and self._leaves_run()
+        return self._left
 
     def _require_wanted(self) -> None:
         if self._stop_reason:
@@ -288,10 +327,8 @@ class NotebookRunner:
 
     def _stop(self, run: NotebookRun, reason: str) -> None:
         """Stop the run, or only this process's part in it."""
-        unless, self._stop_unless = self._stop_unless, None
-        if unless is not None and unless():
-            left = RunTakenOverError("this process ends, and the run is left to the one that goes on with it")
-            self._carry_out(run, run.abandon(left, time.monotonic()))
+        if self._is_left():
+            self._carry_out(run, run.abandon(_left(), time.monotonic()))
         else:
             self._carry_out(run, run.stop(reason, time.monotonic(), grace=KILL_GRACE))
 
@@ -480,16 +517,23 @@ class NotebookRunner:
         return run.kernel_state(state, time.monotonic())
 
     def _end_kindly(self, run: NotebookRun, error: BaseException) -> None:
-        """After Ctrl-C, a task's timeout or kill: interrupt the cell, hear it out shortly, save."""
-        self.stop(type(error).__name__)
+        """After Ctrl-C, a task's timeout or kill: interrupt the cell, hear it out shortly, save.
+
+        An ``Exception`` that nobody has foreseen, such as that of a question to an Airflow that is gone, is no
+        reason to end the run: that it is left to the next try is possible.
+        """
+        self.stop(type(error).__name__, for_good=not isinstance(error, Exception))
         try:
             if self._lease.channel is None:
-                self._carry_out(run, run.abandon(RunKilledError("the run was stopped"), time.monotonic()))
+                ends = self._or_left(RunKilledError("the run was stopped"))
+                self._carry_out(run, run.abandon(ends, time.monotonic()))
             self._drive(run)
             if not self._saver.closed:  # the exception came between the end and its save
                 self._save(run, last=True)
         except Exception as second:  # what ended the run must get out
             log.warning("the run could not be ended in order: %s", second)
+        if isinstance(error, Exception) and self._left:
+            raise _left() from error
 
     # --- Saving and tidying up
 
@@ -506,7 +550,9 @@ class NotebookRunner:
         if isinstance(run.error, RunTakenOverError):
             return  # what is there is the other process's
         try:
-            if self._stop_reason:  # a task that is killed has few seconds left: the kernel first
+            # A task that is killed has few seconds left: the kernel first. But that a run has been completed is
+            # written down before its kernel is gone, or else the next try would run it again.
+            if self._stop_reason and run.error is not None:
                 self._guard.check(hurry=True)
                 self._release()
             self._saver.save_last(save_request(run.snapshot(time.monotonic())), hurry=bool(self._stop_reason))
@@ -524,3 +570,7 @@ class NotebookRunner:
             self.stop(type(error).__name__)
             self._lease.release(hurry=True)
             raise
+
+
+def _left() -> RunTakenOverError:
+    return RunTakenOverError("this process ends, and the run is left to the one that goes on with it")

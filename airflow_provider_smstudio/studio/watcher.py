@@ -38,6 +38,7 @@ from airflow_provider_smstudio.studio.job import RunResult
 from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.lookout import Lookout
 from airflow_provider_smstudio.studio.metering import in_daemon, look
+from airflow_provider_smstudio.studio.observer import Observer
 from airflow_provider_smstudio.studio.output_guard import OutputGuard
 from airflow_provider_smstudio.studio.run import NotebookRun
 from airflow_provider_smstudio.studio.spool import NotebookSpool
@@ -80,7 +81,7 @@ class NotebookWatcher:
         self._hub, self._shared = hub, shared
         self._server = shared.studio.server
         self._handover, self._job = handover, handover.job
-        self._listener = listener or (lambda event: None)
+        self._listener = Observer(listener, "the listener of the run's events")
         self._deadline = deadline
         self._who = checkpoint.identity(self._job.run_key, self._job.run_name)
         self._owner = f"{handover.owner}{uuid.uuid4().hex[:8]}"
@@ -219,7 +220,7 @@ class NotebookWatcher:
     def _resume(self, notebook: NotebookNode, session: dict[str, Any], *, unbroken: bool = True) -> NotebookRun:
         owner, announced = owner_of(session.get("name"))
         self._lease.accept_writer(checkpoint.writer_of(notebook))
-        checkpoint.own(notebook, self._owner)
+        checkpoint.own(notebook, self._owner, self._job.retry_series, self._job.try_number)
         pause = self._hub.runs / _SAVES_A_SECOND
         self._guard = OutputGuard(self._server, self._path, notebook, self._lease, pause=5 * pause)
         return NotebookRun(
@@ -475,7 +476,7 @@ class NotebookWatcher:
             self._saving = asyncio.create_task(self._save_now(run))
 
     async def _save_last(self, run: NotebookRun) -> None:
-        if self._stop_reason:  # a task that is killed has few seconds left: the kernel first
+        if self._stop_reason and run.error is not None:  # the kernel first, but not of a run that was completed
             await self._shared.call(self._check_owner, hurry=True)
             await self._give_back()
         await self._end_save()

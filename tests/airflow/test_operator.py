@@ -26,7 +26,7 @@ from airflow_provider_smstudio._compat import AirflowFailException
 from airflow_provider_smstudio.hooks.studio import SageMakerStudioHook
 from airflow_provider_smstudio.links.notebook import SageMakerStudioNotebookLink
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator, _goes_on, run_name
+from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator, run_name
 from airflow_provider_smstudio.studio.errors import (
     AppNotReadyError,
     CellError,
@@ -331,7 +331,7 @@ def test_a_worker_that_ends_leaves_the_run_to_the_next_try(
     lab: LocalStudio, monkeypatch: pytest.MonkeyPatch, state: str | None
 ) -> None:
     """A rollout of workers, or a scheduler that came back and gave the task to another worker."""
-    monkeypatch.setattr("airflow_provider_smstudio.operators.notebook.state_of", lambda ti: state)
+    monkeypatch.setattr("airflow_provider_smstudio._task_process.state_of", lambda ti: state)
     path = write(lab, RUNNING.replace("sleep(60)", "sleep(3)") + "\nprint('off')", "print('end')")
     ti = TaskInstance()
     ti.try_number, ti.max_tries = 1, 1
@@ -349,34 +349,6 @@ def test_a_worker_that_ends_leaves_the_run_to_the_next_try(
     assert notebook.metadata["smstudio"]["run"]["state"] == "completed"
     assert kernel["id"] not in [other["id"] for other in lab.kernels()]
     assert_clean(lab)
-
-
-@pytest.mark.parametrize(
-    ("state", "tries", "goes_on"),
-    [
-        (None, (1, 0), True),
-        ("scheduled", (1, 0), True),
-        ("queued", (1, 0), True),
-        ("up_for_retry", (1, 1), True),
-        ("running", (1, 1), True),
-        ("running", (2, 1), False),  # nobody would come back for the kernel
-        ("restarting", (1, 1), False),  # cleared
-        ("failed", (1, 1), False),
-        ("success", (1, 1), False),
-        ("removed", (1, 1), False),
-    ],
-)
-def test_who_goes_on_with_the_run_of_a_killed_task(
-    monkeypatch: pytest.MonkeyPatch, state: str | None, tries: tuple[int, int], goes_on: bool
-) -> None:
-    monkeypatch.setattr("airflow_provider_smstudio.operators.notebook.state_of", lambda ti: state)
-    ti = TaskInstance()
-    ti.try_number, ti.max_tries = tries
-    assert _goes_on({"ti": ti}) is goes_on
-
-
-def test_nobody_goes_on_where_airflow_does_not_answer() -> None:
-    assert _goes_on({"ti": TaskInstance()}) is False
 
 
 @pytest.mark.parametrize("end", ["failed", "killed", "renewed", "refused"])

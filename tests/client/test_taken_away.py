@@ -1,0 +1,313 @@
+"""A process that has to end before its run does: the run is left to the next one, whatever tells the process so."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from client_bench import Bench, both_ways
+from deferred import begin, watch
+from faults import wait_for
+
+from airflow_provider_smstudio.studio import NotebookJob, channel
+from airflow_provider_smstudio.studio import events as ev
+from airflow_provider_smstudio.studio.conduct import Handover
+from airflow_provider_smstudio.studio.errors import (
+    CellError,
+    RunKilledError,
+    RunTakenOverError,
+    SaveError,
+    StudioError,
+)
+from airflow_provider_smstudio.studio.lease import KernelLease
+from airflow_provider_smstudio.studio.runner import NotebookRunner
+
+CELLS = [
+    "import os\n_ = open('kernels', 'a').write(f'{os.getpid()} ')",
+    "import time\nfor i in range(8):\n    open('ran', 'a').write(f'{i} ')\n    print(i, flush=True)\n    time.sleep(0.25)",
+    "open('ran', 'a').write('end ')\nprint('end')",
+]
+ONCE = [*map(str, range(8)), "end"]
+
+
+def read(bench: Bench, name: str) -> list[str]:
+    path = bench.path / name
+    return path.read_text().split() if path.exists() else []
+
+
+def assert_ran_once(bench: Bench) -> None:
+    assert read(bench, "ran") == ONCE
+    assert len(read(bench, "kernels")) == 1
+    printed = "".join(output.text for cell in bench.executed().cells for output in cell.get("outputs", []))
+    assert printed.split() == ONCE
+    bench.assert_clean()
+
+
+def job_of(bench: Bench, path: str, **job: Any) -> NotebookJob:
+    return NotebookJob(path, run_key=bench.folder, **job)
+
+
+def runner_of(bench: Bench, job: NotebookJob, *, left: bool = True, **arguments: Any) -> NotebookRunner:
+    return bench.studio.runner(job, listener=bench.listen, leaves_run=lambda: left, **arguments)
+
+
+def the_second_cell_runs(bench: Bench) -> None:
+    wait_for(lambda: len(read(bench, "ran")) >= 2)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    "error", [BrokenPipeError("no supervisor"), KeyError("a fault"), RuntimeError("x" * 9999)]
+)
+def test_a_listener_that_fails_is_dropped(
+    space: Bench, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    told: list[ev.Event] = []
+
+    def listener(event: ev.Event) -> None:
+        told.append(event)
+        if isinstance(event, ev.CellOutput):
+            raise error
+
+    path = space.write(*CELLS)
+    with caplog.at_level(logging.WARNING):
+        result = space.run_job(job_of(space, path), listener)
+    assert result.status == "success"
+    assert isinstance(told[-1], ev.CellOutput)
+    (line,) = [line for line in caplog.messages if "listener" in line]
+    assert "is not told anything more" in line
+    assert type(error).__name__ in line
+    assert len(line) < 500
+    assert_ran_once(space)
+
+
+def test_what_is_told_of_the_output_may_fail(space: Bench) -> None:
+    def on_output(path: str) -> None:
+        raise ConnectionResetError
+
+    path = space.write(*CELLS)
+    assert space.studio.runner(job_of(space, path), on_output=on_output).run().status == "success"
+    assert_ran_once(space)
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_process_that_is_stopped(either: Bench, left: bool) -> None:
+    path = either.write(*CELLS)
+    runner = runner_of(either, job_of(either, path), left=left)
+
+    def stop() -> None:
+        the_second_cell_runs(either)
+        runner.stop("SIGTERM", for_good=False)
+
+    either.once(ev.CellStarted, stop)
+    with pytest.raises(RunTakenOverError if left else RunKilledError):
+        runner.run()
+    if left:
+        assert either.run(path, run_key=either.folder).resumed
+        assert_ran_once(either)
+    either.assert_clean()
+
+
+def test_who_stops_it_for_good_is_not_asked_about_it(space: Bench) -> None:
+    path = space.write(*CELLS)
+    runner = runner_of(space, job_of(space, path))
+    space.once(ev.CellStarted, lambda: runner.stop("enough"))
+    with pytest.raises(RunKilledError):
+        runner.run()
+    space.assert_clean()
+
+
+@pytest.mark.parametrize("left", [True, False])
+@pytest.mark.parametrize("error", [BrokenPipeError(), EOFError(), RuntimeError("a question failed")])
+def test_an_error_that_nobody_has_foreseen(
+    space: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, left: bool
+) -> None:
+    path = space.write(*CELLS)
+    runner = runner_of(space, job_of(space, path), left=left)
+
+    def failing(*_: object) -> None:
+        if len(read(space, "ran")) >= 2:
+            raise error
+
+    monkeypatch.setattr(runner._activity, "look", failing)
+    with pytest.raises(RunTakenOverError if left else type(error)) as caught:
+        runner.run()
+    if left:
+        assert caught.value.__cause__ is error
+        assert space.run(path, run_key=space.folder).resumed
+        assert_ran_once(space)
+    space.assert_clean()
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_stopped_while_it_reattaches(space: Bench, monkeypatch: pytest.MonkeyPatch, left: bool) -> None:
+    """The second try's worker is taken away as well, while it opens the websocket."""
+    path = space.write(*CELLS)
+    job = job_of(space, path)
+    first = runner_of(space, job)
+    space.once(ev.CellStarted, lambda: first.stop("SIGTERM", for_good=False))
+    with pytest.raises(RunTakenOverError):
+        first.run()
+
+    second = runner_of(space, job, left=left)
+    attach, connect = KernelLease.attach, channel.connect
+
+    def attached(*arguments: Any) -> Any:
+        second.stop("SIGTERM", for_good=False)
+        return attach(*arguments)
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(1)
+        return connect(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KernelLease, "attach", attached)
+        patch.setattr(channel, "connect", slow)
+        with pytest.raises(RunTakenOverError if left else RunKilledError):
+            second.run()
+    if left:
+        assert space.run(path, run_key=space.folder).resumed
+        assert_ran_once(space)
+    wait_for(lambda: not space.local.kernels())
+    space.assert_clean()
+
+
+def test_stopped_while_the_connection_is_lost(space: Bench) -> None:
+    path = space.write(*CELLS)
+    runner = runner_of(space, job_of(space, path))
+
+    def cut_and_stop() -> None:
+        the_second_cell_runs(space)
+        space.local.cut_websockets()
+        runner.stop("SIGTERM", for_good=False)
+
+    space.once(ev.CellStarted, cut_and_stop)
+    with pytest.raises(RunTakenOverError):
+        runner.run()
+    assert space.run(path, run_key=space.folder).resumed
+    assert_ran_once(space)
+
+
+def at_the_end(runner: NotebookRunner, tell: Callable[[ev.Event], None]) -> Callable[[ev.Event], None]:
+    """Return a listener that stops a run in the very moment in which its last cell has ended."""
+
+    def listener(event: ev.Event) -> None:
+        tell(event)
+        if isinstance(event, ev.CellFinished) and event.cell.number == event.total:
+            runner.stop("SIGTERM", for_good=False)
+
+    return listener
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_stopped_when_its_last_cell_has_ended(space: Bench, monkeypatch: pytest.MonkeyPatch, saves: bool) -> None:
+    """That it is complete is saved before the kernel is removed; where that fails, the kernel stays."""
+    path = space.write(*CELLS)
+    job = job_of(space, path, will_retry=True, retry_series="a", try_number=1)
+    runner = runner_of(space, job)
+    runner._listener = at_the_end(runner, space.listen)  # type: ignore[assignment]
+    if saves:
+        assert runner.run().status == "success"
+        assert space.executed().metadata["smstudio"]["run"]["state"] == "completed"
+    else:
+
+        def fail(*_: Any, **__: Any) -> str:
+            raise SaveError("no answer", status=None)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runner._server, "write_notebook", wrap_last(runner, fail))
+            with pytest.raises(SaveError):
+                runner.run()
+        assert len(space.local.kernels()) == 1
+    again = space.run(path, run_key=space.folder, retry_series="a", try_number=2)
+    assert again.resumed
+    assert_ran_once(space)
+
+
+def wrap_last(runner: NotebookRunner, fail: Callable[..., str]) -> Callable[..., str]:
+    """Let saves go through until the run was stopped."""
+    write = runner._server.write_notebook
+
+    def writing(*arguments: Any, **options: Any) -> str:
+        return fail() if runner._stop_reason else str(write(*arguments, **options))
+
+    return writing
+
+
+class TestEndedUntold:
+    """A notebook that was run to its end by a try that was lost before it could say so."""
+
+    @both_ways
+    def test_a_later_try_tells_it(self, space: Bench, caplog: pytest.LogCaptureFixture) -> None:
+        path = space.write(*CELLS)
+        job = job_of(space, path, retry_series="a", try_number=1)
+        first = space.run_job(job, space.listen)
+        starts: list[str] = []
+        space.local.on_request(lambda method, url: starts.append(url) if method == "POST" else None)
+        with caplog.at_level(logging.WARNING):
+            second = space.studio.runner(replace(job, try_number=2)).run()
+        assert second.resumed
+        assert not second.skipped
+        assert (second.status, second.cells_executed) == (first.status, first.cells_executed)
+        assert [url for url in starts if "/sessions" in url or "/kernels" in url] == []
+        assert any("nothing is run again" in line for line in caplog.messages)
+        assert_ran_once(space)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"retry_series": "b", "try_number": 2},
+            {"retry_series": None, "try_number": 2},
+            {"try_number": 1},
+            {"try_number": 2, "resume": "never"},
+            {"try_number": 2, "run_key": "another"},
+            {"try_number": 2, "parameters": {"x": 1}, "strict_parameters": False},
+        ],
+        ids=str,
+    )
+    def test_else_it_is_run_again(self, space: Bench, changes: dict[str, Any]) -> None:
+        path = space.write("_ = open('ran', 'a').write('x')")
+        job = job_of(space, path, retry_series="a", try_number=1)
+        space.studio.runner(job).run()
+        assert not space.studio.runner(replace(job, **changes)).run().resumed
+        assert read(space, "ran") == ["xx"]
+        space.assert_clean()
+
+    def test_nor_is_one_that_has_failed(self, space: Bench) -> None:
+        path = space.write("open('ran', 'a').write('x')\n1/0")
+        for number in (1, 2):
+            with pytest.raises(CellError):
+                space.run(path, run_key=space.folder, retry_series="a", try_number=number)
+        assert read(space, "ran") == ["xx"]
+        space.assert_clean()
+
+    def test_an_older_hand_over_names_no_series(self, space: Bench) -> None:
+        """One that lies in the database while the package is brought up to date."""
+        handover = begin(space, job_of(space, space.write(*CELLS)), space.listen)
+        assert isinstance(handover, Handover)
+        plain = handover.as_dict()
+        del plain["job"]["retry_series"], plain["job"]["try_number"]
+        assert watch(space, Handover.from_dict(plain)).status == "success"
+        assert_ran_once(space)
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_who_knows_that_no_try_follows_keeps_no_kernel(space: Bench, follows: bool) -> None:
+    told: list[StudioError] = []
+
+    def try_follows(error: StudioError) -> bool:
+        told.append(error)
+        return follows
+
+    path = space.write("x = 1", "x / 0")
+    job = job_of(space, path, resume="failed_cell", will_retry=True)
+    with pytest.raises(CellError):
+        space.studio.runner(job, try_follows=try_follows).run()
+    assert [type(error) for error in told] == [CellError]
+    assert len(space.local.kernels()) == int(follows)
+    space.studio.remove_run(job)
+    space.assert_clean()
