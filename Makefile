@@ -122,6 +122,31 @@ live-backfill-oldest: $(OLDEST_READY) ## The same on the oldest Airflow supporte
 	$(UV) pip install --quiet --python $(OLDEST)/bin/python --group postgres
 	$(call LIVE_BACKFILL,$(OLDEST))
 
+# Workers that are lost under Celery, as on MWAA; Redis and Postgres must be installed.
+CELERY_AIRFLOW ?= 3.2.1
+CELERY := .venv-celery-$(CELERY_AIRFLOW)
+CELERY_READY := $(CELERY)/.ready
+CELERY_CONSTRAINTS ?= ../shared/mwaa/constraints-$(CELERY_AIRFLOW).txt
+HAS_SERVERS = for server in redis-server initdb pg_ctl; do command -v $$server >/dev/null \
+  || { echo "There is no $$server: apt-get install redis-server postgresql" >&2; exit 1; }; done
+
+$(CELERY_READY): $(UV) pyproject.toml Makefile $(wildcard $(CELERY_CONSTRAINTS))
+	@python="$$($(FIND_OLDEST_PYTHON))" && set -x && $(UV) venv --quiet --allow-existing --python "$$python" $(CELERY)
+	$(UV) pip install --quiet --python $(CELERY)/bin/python --editable '.[local]' --group test --group celery \
+	  'apache-airflow[celery]==$(CELERY_AIRFLOW)' --constraint $(CELERY_CONSTRAINTS)
+	touch $@
+
+.PHONY: live-celery
+live-celery: $(CELERY_READY) ## Lose workers and servers in all ways, on CELERY_AIRFLOW=3.2.1; TIMES=n each, DAYS=n of backfill
+	@$(HAS_SERVERS)
+	CELERY_SCENARIOS=all CELERY_TIMES=$(or $(TIMES),1) CELERY_DAYS=$(or $(DAYS),30) $(CELERY)/bin/python -m pytest \
+	  -o faulthandler_timeout=0 $(or $(PYTEST_ARGS),tests/live/test_celery.py tests/live/test_celery_backfill.py)
+
+.PHONY: test-celery-ci
+test-celery-ci: $(CELERY_READY) ## The few of them that each check runs
+	@$(HAS_SERVERS)
+	$(CELERY)/bin/python -m pytest $(or $(PYTEST_ARGS),tests/live/test_celery.py)
+
 # The Jupyter servers of SageMaker Distribution's images: tests/images/locks names them and their packages.
 IMAGES := .venv-images
 ALL_IMAGES := $(basename $(notdir $(wildcard tests/images/locks/*.txt)))
@@ -209,5 +234,5 @@ check-resolution: build ## Resolve the wheel together with Airflow under CONSTRA
 
 .PHONY: clean
 clean: ## Remove everything that is made
-	rm -rf $(VENV) $(OLDEST) $(IMAGES) build dist .pytest_cache .mypy_cache .ruff_cache .demo
+	rm -rf $(VENV) $(OLDEST) .venv-celery-* $(IMAGES) build dist .pytest_cache .mypy_cache .ruff_cache .demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,7 @@ import psutil
 from databases import Database, Postgres, SQLite
 
 T = TypeVar("T")
+Stack = TypeVar("Stack", bound="AirflowStack")
 
 AIRFLOW_2 = version("apache-airflow").startswith("2.")
 # A worker sends a heartbeat each second, and counts as lost after this many without one. Fewer would make a
@@ -60,6 +61,7 @@ class AirflowStack:
     :param environment: variables for all processes, so also for the tasks.
     :param triggerer: start a triggerer as well.
     :param database: ``sqlite`` or ``postgres``.
+    :param heartbeat_timeout: after how many seconds without a heartbeat a running task counts as lost.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class AirflowStack:
         *,
         triggerer: bool = False,
         database: str = "sqlite",
+        heartbeat_timeout: int = HEARTBEAT_TIMEOUT,
     ) -> None:
         self.home = folder / "airflow"
         self.database: Database = Postgres(_free_port()) if database == "postgres" else SQLite(self.home)
@@ -82,16 +85,34 @@ class AirflowStack:
         self._environment = {
             **_plain_environment(self.home, self.database.url, dags),
             **(_settings_of_2(self.database) if AIRFLOW_2 else _settings_of_3(self._api_url)),
+            **_heartbeats(heartbeat_timeout),
+            **self._settings(),
             **environment,
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
+    # ---- what another executor has otherwise -------------------------------------------------------------
+
+    def _settings(self) -> dict[str, str]:
+        """Return variables that replace this class's own."""
+        return {}
+
+    def _services(self) -> list[AbstractContextManager[object]]:
+        """Return the servers that have to run before Airflow starts, and until it has ended."""
+        return [self.database]
+
+    def _command(self, name: str) -> list[str]:
+        """Return the arguments of ``airflow`` that start a component."""
+        # Their log servers have fixed ports, and the logs are read from the files.
+        return [name, *(["--skip-serve-logs"] if name in ("scheduler", "triggerer") else [])]
+
     # ---- start and end -----------------------------------------------------------------------------------
 
-    def __enter__(self) -> AirflowStack:
+    def __enter__(self: Stack) -> Stack:
         self.home.mkdir(parents=True)
         with ExitStack() as stack:
-            stack.enter_context(self.database)
+            for service in self._services():
+                stack.enter_context(service)
             self.cli("db", "migrate")
             self.database.prepare()
             stack.callback(self._end)
@@ -108,11 +129,9 @@ class AirflowStack:
 
     def start(self, name: str) -> None:
         """Start a component."""
-        # Their log servers have fixed ports, and the logs are read from the files.
-        options = ["--skip-serve-logs"] if name in ("scheduler", "triggerer") else []
         with (self.home / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "airflow", name, *options],
+                [sys.executable, "-m", "airflow", *self._command(name)],
                 env=self._environment,
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,
@@ -232,10 +251,21 @@ class AirflowStack:
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
         """Return what one try has logged so far; empty before its start."""
-        folder = self.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
-        path = folder / f"attempt={try_number}.log"
+        path = self._log_folder(dag_id, run_id, task_id) / f"attempt={try_number}.log"
         text = path.read_text(errors="replace") if path.exists() else ""
         return "\n".join(map(_plain_line, text.splitlines()))
+
+    def task_logs(self, dag_id: str, run_id: str, task_id: str) -> str:
+        """Return what all tries have logged so far, in workers and in the triggerer."""
+        # The triggerer's part of a try is a file of its own: attempt=1.log.trigger.7.log
+        paths = sorted(self._log_folder(dag_id, run_id, task_id).glob("attempt=*.log"))
+        return "\n".join(
+            "\n".join([f"---- {path.name}", *map(_plain_line, path.read_text(errors="replace").splitlines())])
+            for path in paths
+        )
+
+    def _log_folder(self, dag_id: str, run_id: str, task_id: str) -> Path:
+        return self.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
 
     # ---- the workers -------------------------------------------------------------------------------------
 
@@ -411,8 +441,6 @@ def _settings_of_2(database: Database) -> dict[str, str]:
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",
         # The scheduler sends no heartbeat while a task runs, and would take itself for another, lost one.
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "3600",
-        "AIRFLOW__SCHEDULER__SCHEDULER_ZOMBIE_TASK_THRESHOLD": str(HEARTBEAT_TIMEOUT),
-        "AIRFLOW__SCHEDULER__ZOMBIE_DETECTION_INTERVAL": "1",
     }
 
 
@@ -427,11 +455,21 @@ def _settings_of_3(api_url: str) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{api_url}/execution/",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(HEARTBEAT_TIMEOUT),
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "5",
+    }
+
+
+def _heartbeats(timeout: int) -> dict[str, str]:
+    if AIRFLOW_2:
+        return {
+            "AIRFLOW__SCHEDULER__SCHEDULER_ZOMBIE_TASK_THRESHOLD": str(timeout),
+            "AIRFLOW__SCHEDULER__ZOMBIE_DETECTION_INTERVAL": "1",
+        }
+    return {
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(timeout),
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import date, timedelta
@@ -50,6 +50,10 @@ def days(count: int) -> list[str]:
     return [(FIRST + timedelta(days=number)).isoformat() for number in range(count)]
 
 
+def _airflow(folder: Path, dags: Path, environment: Mapping[str, str]) -> AirflowStack:
+    return AirflowStack(folder, dags, environment, triggerer=True, database=DATABASE)
+
+
 class Backfills:
     """A local Studio whose app is stopped, and an Airflow that backfills on it."""
 
@@ -65,14 +69,22 @@ class Backfills:
 
     @classmethod
     @contextmanager
-    def on(cls, folder: Path, count: int, active: int, **environment: str) -> Iterator[Backfills]:
+    def on(
+        cls,
+        folder: Path,
+        count: int,
+        active: int,
+        make_airflow: Callable[[Path, Path, Mapping[str, str]], AirflowStack] = _airflow,
+        **environment: str,
+    ) -> Iterator[Backfills]:
         """Give it for a ``with`` block; afterwards nothing of it is left.
 
         :param active: how many DAG runs of a DAG may run at once.
+        :param make_airflow: which Airflow, of a folder, the DAGs and the environment.
         """
         with (
             LocalStudio(app_status="Stopped") as studio,
-            AirflowStack(
+            make_airflow(
                 folder,
                 Path(__file__).parent / "dags",
                 {
@@ -82,8 +94,6 @@ class Backfills:
                     "BACKFILL_ACTIVE": str(active),
                     **environment,
                 },
-                triggerer=True,
-                database=DATABASE,
             ) as airflow,
         ):
             for dag in (ONE, OTHER):

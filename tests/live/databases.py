@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+import psutil
+
 Rows = list[tuple[Any, ...]]
 
 
@@ -113,6 +115,11 @@ class Postgres:
 
     def is_locked(self) -> bool:
         return False  # not as a whole
+
+    def pids(self) -> list[int]:
+        """Return the server's processes: its own first, then one for each connection and its helpers."""
+        server = psutil.Process(int((self._folder / "data" / "postmaster.pid").read_text().split()[0]))
+        return [server.pid, *(child.pid for child in server.children(recursive=True))]
 
     def query(self, sql: str, values: Sequence[object] = ()) -> Rows:
         return self._call(sql, values, lambda cursor: list(cursor.fetchall()))
