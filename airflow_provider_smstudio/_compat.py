@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +131,7 @@ __all__ = [
     "XCom",
     "conf",
     "first_started",
+    "get_ready_to_ask",
     "is_deferred",
     "mask_secret",
     "mask_secret_here",
@@ -200,6 +202,26 @@ async def is_deferred(trigger: BaseTrigger) -> bool:
         return await sync_to_async(state_of)(ti) == "deferred"
     except LookupError:
         return False
+
+
+_has_asked = False
+
+
+async def get_ready_to_ask(trigger: BaseTrigger) -> None:
+    """Ask once in this process how a trigger's task stands, so that a later question is answered at once.
+
+    The first one takes a triggerer's supervisor of Airflow 3.0 to 3.2 some seconds, in which it builds the whole
+    Execution API (measured with 3.2.1); a person who kills a deferred task would have to wait for that. From 3.3
+    on nothing is asked, because Airflow itself says that a person has killed the task.
+
+    :param trigger: the trigger, which has begun.
+    """
+    global _has_asked
+    if _has_asked or hasattr(BaseTrigger, "on_kill"):
+        return
+    _has_asked = True
+    with suppress(Exception):  # whoever needs the answer asks again
+        await is_deferred(trigger)
 
 
 def state_of(ti: Any) -> str | None:

@@ -97,8 +97,8 @@ def ended_untold(server: JupyterServer, job: NotebookJob, prepared: Prepared) ->
     if checkpoint.state_of(saved) not in ("completed", "stopped"):
         return None
     log.warning(
-        "an earlier try has run %s to its end, and Airflow was not told: nothing is run again "
-        "(resume='never' would do so)",
+        "an earlier try has completed %s but could not report it: its result is reported now, and nothing is run. "
+        "To run the notebook again, clear the task",
         job.notebook_path,
     )
     return saved

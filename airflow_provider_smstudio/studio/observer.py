@@ -37,4 +37,4 @@ class Observer(Generic[_T]):
         except Exception as error:
             self._tell = None
             reason = f"{type(error).__name__}: {error}"[:_LONGEST_REASON]
-            log.warning("%s failed and is not told anything more; the run goes on (%s)", self._name, reason)
+            log.warning("%s failed and gets no more events; the run continues (%s)", self._name, reason)

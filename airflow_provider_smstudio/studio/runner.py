@@ -74,8 +74,8 @@ class NotebookRunner:
     ) -> None:
         self._server = server
         self._job = job
-        self._listener = Observer(listener, "the listener of the run's events")
-        self._on_output = Observer(on_output, "what is told of the executed notebook")
+        self._listener = Observer(listener, "the run's listener")
+        self._on_output = Observer(on_output, "the callback on_output")
         self._where = where
         self._leaves_run = leaves_run or (lambda: False)
         self._try_follows = try_follows or (lambda error: job.will_retry)
@@ -573,4 +573,4 @@ class NotebookRunner:
 
 
 def _left() -> RunTakenOverError:
-    return RunTakenOverError("this process ends, and the run is left to the one that goes on with it")
+    return RunTakenOverError("this process ends; the run stays on Studio, and the next try continues it")

@@ -81,7 +81,7 @@ class NotebookWatcher:
         self._hub, self._shared = hub, shared
         self._server = shared.studio.server
         self._handover, self._job = handover, handover.job
-        self._listener = Observer(listener, "the listener of the run's events")
+        self._listener = Observer(listener, "the run's listener")
         self._deadline = deadline
         self._who = checkpoint.identity(self._job.run_key, self._job.run_name)
         self._owner = f"{handover.owner}{uuid.uuid4().hex[:8]}"

@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import sync_to_async
 
-from airflow_provider_smstudio._compat import BaseTrigger, TriggerEvent, is_deferred, was_killed
+from airflow_provider_smstudio._compat import (
+    BaseTrigger,
+    TriggerEvent,
+    get_ready_to_ask,
+    is_deferred,
+    was_killed,
+)
 from airflow_provider_smstudio._secrets import mask_login_here
 
 if TYPE_CHECKING:
@@ -60,6 +66,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
         self.cancel_on_kill = cancel_on_kill
         self._resources: AsyncExitStack | None = None
         self._watcher: NotebookWatcher | None = None
+        self._getting_ready: asyncio.Future[None] | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class and the arguments, all plain JSON and without a secret."""
@@ -153,6 +160,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
             deadline=self.deadline,
         )
         resources.push_async_callback(watcher.leave)
+        self._getting_ready = asyncio.ensure_future(get_ready_to_ask(self))
         return watcher
 
     async def _make_studio(self) -> Studio:

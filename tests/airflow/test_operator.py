@@ -337,7 +337,7 @@ def test_a_worker_that_ends_leaves_the_run_to_the_next_try(
     ti.try_number, ti.max_tries = 1, 1
     task = operator(lab, path)
     when_the_cell_runs(lab, path, task.on_kill)
-    with pytest.raises(RunTakenOverError, match="left to the one that goes on"):
+    with pytest.raises(RunTakenOverError, match="the next try continues it"):
         task.execute({"ti": ti})
     (kernel,) = lab.kernels()
 

@@ -187,7 +187,7 @@ def test_a_cell_that_prints_nothing_while_the_supervisor_goes(
         patch.setattr(_task_process, "supervisor_pid", lambda: parents[0])
         patch.setattr(_task_process.os, "getppid", lambda: parents[-1])
         when_the_cell_runs(lab, path, lambda: parents.append(1))
-        with pytest.raises(RunTakenOverError, match="left to the one that goes on"):
+        with pytest.raises(RunTakenOverError, match="the next try continues it"):
             operator(lab, path).execute(context_of(ti))
     goes_on(lab, path, ti)
 
@@ -219,7 +219,7 @@ def test_a_kill_in_the_hand_over(lab: LocalStudio, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patch:
         patch.setattr(NotebookSaver, "save_last", killed)
         ti = attempt(1, 1)
-        with pytest.raises(RunTakenOverError, match="left to the one that goes on"):
+        with pytest.raises(RunTakenOverError, match="the next try continues it"):
             task.execute(context_of(ti))
     goes_on(lab, path, ti)
 
