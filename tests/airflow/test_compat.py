@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import asyncio
+import os
 import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
 from types import SimpleNamespace
+
+import pytest
 
 import airflow_provider_smstudio
 from airflow_provider_smstudio import _compat
@@ -80,3 +84,40 @@ def test_first_started_on_airflow_2_is_the_start_date_that_airflow_restored():
 
 def test_first_started_is_unknown_outside_of_a_task():
     assert _compat.first_started({}) is None
+
+
+def test_a_task_below_a_supervisor_knows_it(monkeypatch):
+    assert _compat.supervisor_pid() is None  # nobody runs us as a task
+    try:
+        from airflow.sdk.execution_time import task_runner
+    except ImportError:
+        return  # 2.11: no task depends on its supervisor
+    from airflow.sdk.execution_time.comms import CommsDecoder
+    from airflow.sdk.execution_time.supervisor import InProcessSupervisorComms
+
+    for kind, known in ((CommsDecoder, os.getppid()), (InProcessSupervisorComms, None)):
+        monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", object.__new__(kind), raising=False)
+        assert _compat.supervisor_pid() == known
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_triggerer_asks_once_before_it_has_to_know(monkeypatch, told):
+    """Unless Airflow itself tells triggers that their task was killed, as from 3.3 on."""
+
+    class Trigger:
+        if told:
+
+            async def on_kill(self) -> None: ...
+
+    asked = []
+
+    async def is_deferred(trigger):
+        asked.append(trigger)
+        raise LookupError("it is gone")
+
+    monkeypatch.setattr(_compat, "_has_asked", False)
+    monkeypatch.setattr(_compat, "BaseTrigger", Trigger)
+    monkeypatch.setattr(_compat, "is_deferred", is_deferred)
+    for _ in range(2):
+        asyncio.run(_compat.get_ready_to_ask("trigger"))
+    assert asked == ([] if told else ["trigger"])
