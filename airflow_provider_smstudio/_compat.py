@@ -233,8 +233,7 @@ def state_of(ti: Any) -> str | None:
     try:  # 3.0+
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
     except ImportError:  # 2.11
-        ti.refresh_from_db()
-        return str(ti.state)
+        return _state_in_database(ti)
     index = ti.map_index
     states = RuntimeTaskInstance.get_task_states(
         dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id], map_index=index
@@ -242,6 +241,22 @@ def state_of(ti: Any) -> str | None:
     found: dict[str, Any] = states.get(ti.run_id) or {}
     state = found[ti.task_id if index is None or index < 0 else f"{ti.task_id}_{index}"]
     return None if state is None else str(state)
+
+
+def _state_in_database(ti: Any) -> str | None:
+    """Read the state of a task instance, as 2.11 lets tasks do, and change nothing of what this process knows.
+
+    ``refresh_from_db`` would also take over the try number, which may be a later try's by then.
+    """
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+
+    key = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id, "map_index": ti.map_index}
+    with create_session() as session:
+        row = session.query(TaskInstance.state).filter_by(**key).one_or_none()
+    if row is None:
+        raise LookupError(f"there is no task instance {key}")
+    return None if row[0] is None else str(row[0])
 
 
 def supervisor_pid() -> int | None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 1.0
-_ANSWER_LIMIT = 3.0
+_ANSWER_LIMIT = 2.0
 """Seconds to wait for Airflow's answer.
 
 A task gets five between SIGTERM and SIGKILL; a supervisor whose API server is away keeps it waiting for longer.
@@ -52,6 +52,7 @@ class TaskProcess:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._supervisor = supervisor_pid()
         self._runner: NotebookRunner | None = None
 
     @contextmanager
@@ -59,15 +60,14 @@ class TaskProcess:
         """Stop a run, for the length of a ``with`` block, once this process has lost its surroundings."""
         self._runner = runner
         over = threading.Event()
-        supervisor = supervisor_pid()
 
         def look() -> None:
             while not over.wait(_LOOK_EVERY):
-                if os.getppid() != supervisor:
+                if os.getppid() != self._supervisor:
                     self.has_lost("its supervisor is gone")
                     return
 
-        if supervisor is not None:
+        if self._supervisor is not None:
             threading.Thread(target=look, name="smstudio-supervisor", daemon=True).start()
         try:
             yield
@@ -106,8 +106,9 @@ class TaskProcess:
         if known and state != "running":
             log.warning("the task is %s: the run is ended", state)
             return False
-        # What follows is what Airflow will be told.
-        if self.try_follows(RunTakenOverError("the run is left to the next try")):
+        # A process that cannot ask cannot report either. Then Airflow goes by the number of tries alone.
+        error = RunTakenOverError("the run is left to the next try")
+        if self.try_follows(error) if known else will_retry(self._context):
             return True
         log.warning("no try is left that could go on with the run: it is ended")
         return False
@@ -157,14 +158,19 @@ def try_number(context: Context) -> int:
 def retry_series(context: Context) -> str | None:
     """Name the tries that Airflow starts by itself, as opposed to those that a person asks for.
 
-    Whoever clears a task gives it more tries than before (``max_tries``); who clears or makes a DAG run gives it
-    another start.
+    Clearing a task that does not run gives it more tries than before (``max_tries``). Clearing or making a DAG run
+    gives that another start. Not so ``dags test``: each test of one date looks like the one before.
 
     :return: the same text for each of these tries; None where Airflow does not say.
     """
-    ti = context["ti"]
-    started = getattr(context.get("dag_run"), "start_date", None)
-    most, retries = getattr(ti, "max_tries", None), getattr(getattr(ti, "task", None), "retries", None)
-    if started is None or not isinstance(most, int):
+    run: Any = context.get("dag_run")
+    started, most = getattr(run, "start_date", None), getattr(context["ti"], "max_tries", None)
+    if started is None or started == getattr(run, "logical_date", None) or not isinstance(most, int):
         return None
-    return f"{started.timestamp():.6f}/{most}/{retries}"
+    return f"{started.timestamp():.6f}/{most}"
+
+
+def retries(context: Context) -> int | None:
+    """Return how many retries the task has, as the DAG says now."""
+    found = getattr(getattr(context["ti"], "task", None), "retries", None)
+    return found if isinstance(found, int) else None

@@ -19,11 +19,18 @@ from airflow_provider_smstudio._compat import (
     conf,
     policy_forbids_retry,
 )
-from airflow_provider_smstudio._task_process import TaskProcess, retry_series, try_number, will_retry
+from airflow_provider_smstudio._task_process import (
+    TaskProcess,
+    retries,
+    retry_series,
+    try_number,
+    will_retry,
+)
 from airflow_provider_smstudio.links.notebook import SageMakerStudioNotebookLink
 from airflow_provider_smstudio.studio.errors import (
     AppNotReadyError,
     CellError,
+    RunTakenOverError,
     StudioError,
     UnknownOutcomeError,
     from_plain,
@@ -227,6 +234,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
             self._job(run_name(context)),
             retry_series=retry_series(context),
             try_number=try_number(context),
+            retries=retries(context),
             will_retry=will_retry(context),
         )
         listener = LiveLog(
@@ -240,8 +248,8 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
             def announce(path: str) -> None:
                 lineage.output_path = path
                 url = studio.server.output_url(path)
-                SageMakerStudioNotebookLink.persist(context, url)
                 self.log.info("the executed notebook is at %s (%s)", path, url)
+                SageMakerStudioNotebookLink.persist(context, url)
 
             try:
                 runner = self._runner = studio.runner(
@@ -255,7 +263,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
                 self._name_setups()
                 raise
             if self._killed:
-                runner.stop("the task was killed")
+                runner.stop("the task was killed", for_good=False)
             try:
                 with process.follows(runner):
                     result = runner.run() if after is None else runner.run_or_hand_over(after)
@@ -315,7 +323,8 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
             raise _without_retry(error) from error
         if isinstance(error, CellError):
             error = self._whole(error)
-        if will_retry(context) and policy_forbids_retry(context, error):
+        ours = not isinstance(error, RunTakenOverError)
+        if ours and will_retry(context) and policy_forbids_retry(context, error):
             self._remove_run(context)
         raise error
 

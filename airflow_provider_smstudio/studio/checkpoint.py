@@ -22,6 +22,7 @@ from nbformat import NotebookNode
 from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio import verdicts
 from airflow_provider_smstudio.studio.errors import RunError, RunKilledError, StudioError, from_plain
+from airflow_provider_smstudio.studio.job import NotebookJob
 from airflow_provider_smstudio.studio.notebook import METADATA_KEY
 
 SESSION_PREFIX = "smstudio-"
@@ -129,29 +130,28 @@ def holds(saved: NotebookNode, who: Identity) -> bool:
     return bool(_record(saved).get("key") == who.key)
 
 
-def own(notebook: NotebookNode, owner: str, retry_series: str | None = None, try_number: int = 1) -> None:
-    """Write into a notebook which process watches over its run.
+def own(notebook: NotebookNode, owner: str, job: NotebookJob) -> None:
+    """Write into a notebook which process watches over its run, and in which try.
 
     :param owner: names the process, as in the Jupyter session's name.
-    :param retry_series: see :class:`NotebookJob`.
-    :param try_number: see :class:`NotebookJob`.
+    :param job: what is run.
     """
-    notebook.metadata[METADATA_KEY]["run"].update(owner=owner, retry_series=retry_series, try_number=try_number)
+    tries = {"retry_series": job.retry_series, "try_number": job.try_number, "retries": job.retries}
+    notebook.metadata[METADATA_KEY]["run"].update(owner=owner, **tries)
 
 
-def is_of_earlier_try(saved: NotebookNode, prepared: NotebookNode, retry_series: str, try_number: int) -> bool:
+def is_of_earlier_try(saved: NotebookNode, prepared: NotebookNode, job: NotebookJob) -> bool:
     """Tell whether a saved notebook holds the same run, as an earlier try of the same series has left it.
 
     :param saved: the executed notebook.
     :param prepared: the notebook as it would be run now, with :func:`begin` applied.
-    :param retry_series: the series of this try.
-    :param try_number: the number of this try.
+    :param job: what is run now.
     """
     record, now = _record(saved), _record(prepared)
     number = record.get("try_number")
     same = all(record.get(key) == now.get(key) for key in ("key", "fingerprint"))
-    earlier = record.get("retry_series") == retry_series and isinstance(number, int) and number < try_number
-    return same and earlier and _same_cells(saved, prepared)
+    series = record.get("retry_series") == job.retry_series and record.get("retries") == job.retries
+    return same and series and isinstance(number, int) and number < job.try_number and _same_cells(saved, prepared)
 
 
 def writer_of(saved: NotebookNode) -> str | None:
@@ -189,12 +189,15 @@ def error_of(saved: NotebookNode) -> StudioError | None:
     return None
 
 
-def why_not(saved: NotebookNode, prepared: NotebookNode, *, resume: str) -> str | None:
+def why_not(
+    saved: NotebookNode, prepared: NotebookNode, *, resume: str, retry_series: str | None = None
+) -> str | None:
     """Tell why the run that a saved notebook holds is not gone on with; None if it is.
 
     :param saved: the executed notebook as an earlier try left it.
     :param prepared: the notebook as it would be run now, with :func:`begin` applied.
     :param resume: ``auto``, ``failed_cell`` or ``never``.
+    :param retry_series: see :class:`NotebookJob`.
     """
     earlier, now = _record(saved), _record(prepared)
     if resume == "never":
@@ -203,6 +206,9 @@ def why_not(saved: NotebookNode, prepared: NotebookNode, *, resume: str) -> str 
         return "its executed notebook holds another run"
     if earlier.get("fingerprint") != now.get("fingerprint") or not _same_cells(saved, prepared):
         return "the notebook, its parameters or its kernel have changed since"
+    known = (earlier.get("retry_series"), retry_series)
+    if None not in known and len(set(known)) > 1 and resume != "failed_cell":
+        return "the task, or its DAG run, was cleared since"
     state = state_of(saved)
     if state == "cell-failed" and resume != "failed_cell":
         return "it ended by the error of a cell (resume='failed_cell' would go on from there)"

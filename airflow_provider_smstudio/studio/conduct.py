@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from nbformat import NotebookNode
@@ -58,8 +59,10 @@ class Handover:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Handover:
-        """Make it from what :meth:`as_dict` returned."""
-        return cls(**{**fields, "job": NotebookJob(**fields["job"])})
+        """Make it from what :meth:`as_dict` returned, perhaps in another version: unknown keys are left out."""
+        own, job = ({field.name for field in dataclass_fields(kind)} for kind in (cls, NotebookJob))
+        known = {name: value for name, value in fields.items() if name in own}
+        return cls(**{**known, "job": NotebookJob(**{k: v for k, v in fields["job"].items() if k in job})})
 
 
 def run_options(job: NotebookJob, *, start_timeout: float, classic: bool) -> RunOptions:

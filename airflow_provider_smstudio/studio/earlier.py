@@ -14,6 +14,7 @@ from airflow_provider_smstudio.studio import checkpoint, conduct
 from airflow_provider_smstudio.studio.checkpoint import Identity
 from airflow_provider_smstudio.studio.errors import InvalidInputError, StudioError, UnknownOutcomeError
 from airflow_provider_smstudio.studio.job import NotebookJob
+from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.preparing import Prepared
 from airflow_provider_smstudio.studio.removal import remove_kernel
 from airflow_provider_smstudio.studio.server import JupyterServer
@@ -51,7 +52,8 @@ def session_of(
     session = found[0]
     reason = "its executed notebook is gone"
     if saved is not None:
-        reason = checkpoint.why_not(saved, prepared.notebook, resume=job.resume) or ""
+        series = job.retry_series
+        reason = checkpoint.why_not(saved, prepared.notebook, resume=job.resume, retry_series=series) or ""
     if not reason and saved is not None:
         checkpoint.take_over(prepared.notebook, saved)
         log.info("reattaching to the run that an earlier try has left (kernel %s)", session["kernel"]["id"])
@@ -63,15 +65,21 @@ def session_of(
 
 
 def remove_session(server: JupyterServer, job: NotebookJob, who: Identity) -> None:
-    """Remove the kernel that a try of this run has left, if there is one.
+    """Remove the kernel that a try of this run has left, if there is one, and in Classic its app.
 
-    :raises StudioError: when it could not be removed.
+    A failure is logged.
+
+    :raises StudioError: when the server could not be asked.
     """
     path = conduct.session_path(job, who)
     for item in server.sessions():
         if item.get("path") == path:
-            log.info("no try follows: the kernel that was left for it is removed")
-            remove_kernel(server, str(item["id"]), str(item["kernel"]["id"]))
+            log.info("no try follows: the kernel that was left for one is removed")
+            lease = KernelLease(
+                server, timeout=60, delete_app=job.delete_kernel_app, stop_reason=lambda: None, owner=None
+            )
+            lease.adopt(item)
+            lease.release()
 
 
 def ended_untold(server: JupyterServer, job: NotebookJob, prepared: Prepared) -> NotebookNode | None:
@@ -86,9 +94,7 @@ def ended_untold(server: JupyterServer, job: NotebookJob, prepared: Prepared) ->
     if job.retry_series is None or job.try_number < 2 or job.resume == "never" or not prepared.output_exists:
         return None
     saved = _saved(server, prepared)
-    if saved is None or not checkpoint.is_of_earlier_try(
-        saved, prepared.notebook, job.retry_series, job.try_number
-    ):
+    if saved is None or not checkpoint.is_of_earlier_try(saved, prepared.notebook, job):
         return None
     error = checkpoint.error_of(saved)
     if isinstance(error, UnknownOutcomeError):
@@ -102,6 +108,20 @@ def ended_untold(server: JupyterServer, job: NotebookJob, prepared: Prepared) ->
         job.notebook_path,
     )
     return saved
+
+
+def ended_meanwhile(server: JupyterServer, who: Identity, path: str) -> NotebookNode | None:
+    """Look whether another process has ended a run whose kernel is gone now, though it was there a moment ago.
+
+    :param path: the executed notebook.
+    :return: the executed notebook if the run was completed; else None.
+    """
+    try:
+        saved = server.read_executed(path)
+    except StudioError:
+        return None
+    complete = checkpoint.holds(saved, who) and checkpoint.state_of(saved) in ("completed", "stopped")
+    return saved if complete else None
 
 
 def complete_output(server: JupyterServer, job: NotebookJob, prepared: Prepared) -> NotebookNode | None:

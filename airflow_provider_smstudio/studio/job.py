@@ -38,8 +38,11 @@ class NotebookJob:
     :ivar retry_series: names the tries of one run that follow each other by themselves, as Airflow's retries do,
         and not because somebody wants the notebook to run again: the same text for each of them. If one of them
         has run the notebook to its end, and was lost before it could tell so, a later one tells it, and runs
-        nothing. None: what has ended is run again.
+        nothing. What a try of another series has left is not continued, except with ``failed_cell``. None: nobody
+        knows.
     :ivar try_number: counts the tries, from 1.
+    :ivar retries: how many retries there are at most, None where that is not known. If that has changed since an
+        earlier try, it is not known whether somebody wants the notebook to run again.
     :ivar will_retry: whether another try follows if this one fails; then the kernel is kept where that try could
         use it.
     :ivar on_unknown_cell: what to do about a cell that may have run, where nobody can tell how it ended:
@@ -67,6 +70,7 @@ class NotebookJob:
     run_key: str | None = None
     retry_series: str | None = None
     try_number: int = 1
+    retries: int | None = None
     resume: str = "auto"
     will_retry: bool = False
     on_unknown_cell: str = "fail"

@@ -276,8 +276,11 @@ class KernelLease:
             return
         if self.taken_over is None and not hurry:
             with contextlib.suppress(InvalidInputError):  # nothing there, or no notebook: nobody's
-                writer = checkpoint.writer_of(self._server.read_notebook(path))
-                if writer is not None and writer not in self._writers:
+                saved = self._server.read_notebook(path)
+                writer = checkpoint.writer_of(saved)
+                # One that was continued, and lived: it has ended the run since its notebook was taken over.
+                ended = writer != self._owner and checkpoint.state_of(saved) in ("completed", "stopped")
+                if writer is not None and (writer not in self._writers or ended):
                     self.taken_over = RunTakenOverError(
                         "another process has taken over this run, and has ended it"
                     )

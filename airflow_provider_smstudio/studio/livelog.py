@@ -83,7 +83,7 @@ class LiveLog:
         max_lines: int = 2000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._write = write
+        self._write: Write = lambda level, line: write(level, _writable(line))
         self._show_output = show_output
         self._max_lines = max_lines
         self._clock = clock
@@ -224,6 +224,11 @@ def _some(lines: list[str]) -> list[str]:
     half = _LONGEST_REPORT // 2
     left_out = len(lines) - 2 * half
     return [*lines[:half], f"… {left_out} lines, in the executed notebook …", *lines[-half:]]
+
+
+def _writable(line: str) -> str:
+    """Return a line that loggers can encode: a file name that is no UTF-8 has lone surrogates."""
+    return line if line.isascii() else line.encode("utf-8", "replace").decode("utf-8")
 
 
 def _clip(line: str) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from nbformat import NotebookNode
+
 from airflow_provider_smstudio.studio import checkpoint, conduct, earlier, wire
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio import notebook as nb
@@ -145,17 +147,17 @@ class NotebookRunner:
             last: what an earlier try has left was worthless, or the kernel never said a word.
         """
         began = time.monotonic()
-        prepared = prepare(self._server, self._job, self._who, check=self._require_wanted)
+        prepared = self._prepare(first=first)
         notebook, choice = prepared.notebook, prepared.kernel
         self._guard = OutputGuard(self._server, prepared.output_path, notebook, self._lease)
         self._saver = NotebookSaver(self._guard)
         session = earlier.session_of(self._server, self._job, self._who, prepared) if first else None
         if session is not None and checkpoint.state_of(notebook) in ("completed", "stopped"):
             return self._ended_unheard(prepared, session)
-        if session is None and first and (known := self._ended_untold(prepared) or self._skipped(prepared)):
+        if session is None and first and (known := self._known(prepared)):
             return known
         self._lease.accept_writer(checkpoint.writer_of(notebook))
-        checkpoint.own(notebook, self._owner, self._job.retry_series, self._job.try_number)
+        checkpoint.own(notebook, self._owner, self._job)
         where = choice.instance_type or self._where
         client_session = self._websocket_id = self._who.client_session
         announced = owner_of(session.get("name"))[1] if session else None
@@ -191,11 +193,21 @@ class NotebookRunner:
             self._end_kindly(run, error)
             raise
         finally:
-            if self._handed or self._keeps_kernel(run.error):
-                self._lookout.end(5.0)
-                self._lease.leave()
+            if self._handed or self._is_unended(run) or self._keeps_kernel(run.error):
+                self._leave(run.error)
             else:
                 self._release()
+        return self._outcome(run, prepared, session, startup, first=first)
+
+    def _outcome(
+        self, run: NotebookRun, prepared: Prepared, session: dict[str, Any] | None, startup: float, *, first: bool
+    ) -> RunResult | None:
+        """Tell what an attempt has come to; see :meth:`_attempt`."""
+        if session is not None and not run.requested and self._lease.taken_over is not None:
+            known = earlier.ended_meanwhile(self._server, self._who, self._guard.path)
+            if known is not None:
+                log.info("another process of an earlier try has run it to its end meanwhile")
+                return self._known_result(prepared, known)
         if first and not run.requested and self._begins_again(run, session):
             return None
         self._raise(self._lease.taken_over or run.error)
@@ -250,12 +262,38 @@ class NotebookRunner:
 
     # --- Before anything is started
 
+    def _prepare(self, *, first: bool) -> Prepared:
+        try:
+            return prepare(self._server, self._job, self._who, check=self._require_wanted)
+        except StudioError as error:
+            if first and self._job.run_key is not None and not self._comes_back(error):
+                self._remove_earlier()
+            raise
+
+    def _comes_back(self, error: StudioError) -> bool:
+        """Tell whether another try could still go on with what an earlier one has left."""
+        return self._is_left() if isinstance(error, RunKilledError) else self._try_follows(error)
+
+    def _remove_earlier(self) -> None:
+        """Remove what an earlier try has left, since this one is the last and does not come as far as that."""
+        try:
+            earlier.remove_session(self._server, self._job, self._who)
+        except StudioError as error:
+            log.warning("whether an earlier try has left a kernel could not be asked: %s", error)
+
+    def _known(self, prepared: Prepared) -> RunResult | None:
+        """Find that there is nothing to run, because it was run already."""
+        return self._ended_untold(prepared) or self._skipped(prepared)
+
     def _ended_untold(self, prepared: Prepared) -> RunResult | None:
         """Find that an earlier try has run it to its end, and was lost before Airflow heard of that."""
         saved = earlier.ended_untold(self._server, self._job, prepared)
         if saved is None:
             return None
         self._on_output(self._guard.path)
+        return self._known_result(prepared, saved)
+
+    def _known_result(self, prepared: Prepared, saved: NotebookNode) -> RunResult:
         return self._result(replace(prepared, notebook=saved), nb.cells_run(saved), 0.0, resumed=True)
 
     def _skipped(self, prepared: Prepared) -> RunResult | None:
@@ -270,16 +308,18 @@ class NotebookRunner:
     def _keeps_kernel(self, error: StudioError | None) -> bool:
         """Tell whether the kernel is left for whoever goes on with the run."""
         error = self._lease.taken_over or error or self._last_save_error
-        reached = self._lease.channel_was_open
-        stopped = bool(self._stop_reason)
-        if stopped and error is not None and not isinstance(error, RunError):
-            stopped = not self._is_left()
-        kept = conduct.keeps_kernel(self._job, error, stopped=stopped, reached=reached)
-        if kept and error is not None and not isinstance(error, RunTakenOverError):
+        if error is None:
+            return False
+        stopped = bool(self._stop_reason) and (isinstance(error, RunKilledError) or not self._is_left())
+        kept = conduct.keeps_kernel(self._job, error, stopped=stopped, reached=self._lease.channel_was_open)
+        if kept and not isinstance(error, RunTakenOverError):
             kept = self._try_follows(error)
-        if kept and not isinstance(error, RunError):
-            log.warning("the kernel is left running for the next try")
         return kept
+
+    def _is_unended(self, run: NotebookRun) -> bool:
+        """Tell whether a second signal has come while the run was still to be left to another process."""
+        ending = bool(self._stop_reason) and not run.finished and self._lease.channel_was_open
+        return ending and self._is_left()
 
     def _or_left(self, error: StudioError) -> StudioError:
         """Say that the run is left, if that is what becomes of one that was stopped; else give the error back.
@@ -292,7 +332,9 @@ class NotebookRunner:
     def _is_left(self) -> bool:
         """Tell whether another process goes on with the run that this one has to end."""
         if self._left is None:
-            self._left = not self._stop_for_good and self._leaves_run()
+            # A next try that does not want the run would only remove it.
+            useful = not self._stop_for_good and self._job.resume != "never"
+            self._left = useful and self._leaves_run()
         return self._left
 
     def _require_wanted(self) -> None:
@@ -552,7 +594,7 @@ class NotebookRunner:
         try:
             # A task that is killed has few seconds left: the kernel first. But that a run has been completed is
             # written down before its kernel is gone, or else the next try would run it again.
-            if self._stop_reason and run.error is not None:
+            if self._stop_reason and run.error is not None and not self._keeps_kernel(run.error):
                 self._guard.check(hurry=True)
                 self._release()
             self._saver.save_last(save_request(run.snapshot(time.monotonic())), hurry=bool(self._stop_reason))
@@ -561,6 +603,13 @@ class NotebookRunner:
         except StudioError as error:
             log.error("%s", error)
             self._last_save_error = error
+
+    def _leave(self, error: StudioError | None) -> None:
+        """Let the kernel live, for another process."""
+        if error is not None and not isinstance(error, RunError):
+            log.warning("the kernel is left running for the next try")
+        self._lookout.end(5.0)
+        self._lease.leave()
 
     def _release(self) -> None:
         self._lookout.end(2.0 if self._stop_reason else 10.0)

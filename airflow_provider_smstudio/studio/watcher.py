@@ -220,7 +220,7 @@ class NotebookWatcher:
     def _resume(self, notebook: NotebookNode, session: dict[str, Any], *, unbroken: bool = True) -> NotebookRun:
         owner, announced = owner_of(session.get("name"))
         self._lease.accept_writer(checkpoint.writer_of(notebook))
-        checkpoint.own(notebook, self._owner, self._job.retry_series, self._job.try_number)
+        checkpoint.own(notebook, self._owner, self._job)
         pause = self._hub.runs / _SAVES_A_SECOND
         self._guard = OutputGuard(self._server, self._path, notebook, self._lease, pause=5 * pause)
         return NotebookRun(

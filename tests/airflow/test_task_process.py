@@ -15,7 +15,7 @@ import pytest
 from test_operator import RUNNING, TaskInstance, assert_clean, executed, operator, when_the_cell_runs, write
 
 from airflow_provider_smstudio import _task_process
-from airflow_provider_smstudio._task_process import TaskProcess, retry_series
+from airflow_provider_smstudio._task_process import TaskProcess, retries, retry_series
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator
 from airflow_provider_smstudio.studio.errors import (
@@ -51,8 +51,8 @@ def attempt(number: int, most: int, ti: TaskInstance | None = None, **task: Any)
     return found
 
 
-def context_of(ti: TaskInstance, started: datetime | None = STARTED) -> Any:
-    return {"ti": ti, "dag_run": SimpleNamespace(start_date=started)}
+def context_of(ti: TaskInstance, started: datetime | None = STARTED, logical: datetime | None = None) -> Any:
+    return {"ti": ti, "dag_run": SimpleNamespace(start_date=started, logical_date=logical)}
 
 
 def says(monkeypatch: pytest.MonkeyPatch, state: str | None | BaseException) -> None:
@@ -119,20 +119,32 @@ def test_the_retry_policy_says_whether_a_try_follows(
     assert [(type(error), *numbers) for error, *numbers in policy.asked] == [(RunTakenOverError, 1, 2)]
 
 
+def test_who_cannot_ask_cannot_report_either_so_the_policy_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The policy is asked in the task's process only; where that is lost, Airflow goes by the number of tries."""
+    says(monkeypatch, EOFError())
+    policy = Policy(RunTakenOverError)
+    assert TaskProcess(context_of(attempt(1, 2, retry_policy=policy))).leaves_run()
+    assert policy.asked == []
+
+
 def test_a_retry_policy_that_fails_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     says(monkeypatch, "running")
     assert TaskProcess(context_of(attempt(1, 2, retry_policy=object()))).leaves_run()
 
 
-def test_airflows_own_retry_policy() -> None:
-    try:
-        from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
-    except ImportError:  # it came with 3.3
-        return
-    policy = ExceptionRetryPolicy(rules=[RetryRule(exception=CellError, action=RetryAction.FAIL)])
-    process = TaskProcess(context_of(attempt(1, 2, retry_policy=policy)))
-    assert not process.try_follows(CellError("raised"))
-    assert process.try_follows(StudioError("else"))
+try:
+    from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
+except ImportError:  # it came with 3.3
+    pass
+else:
+
+    def test_airflows_own_retry_policy() -> None:
+        policy = ExceptionRetryPolicy(rules=[RetryRule(exception=CellError, action=RetryAction.FAIL)])
+        process = TaskProcess(context_of(attempt(1, 2, retry_policy=policy)))
+        assert not process.try_follows(CellError("raised"))
+        assert process.try_follows(StudioError("else"))
 
 
 def goes_on(lab: LocalStudio, path: str, ti: TaskInstance) -> None:
@@ -197,8 +209,11 @@ def test_the_supervisor_that_goes_in_the_last_try_takes_the_kernel_along(
 ) -> None:
     says(monkeypatch, EOFError())
     path = write(lab, RUNNING)
-    monkeypatch.setattr(_task_process, "supervisor_pid", lambda: 1)
-    with pytest.raises(RunKilledError, match="its supervisor is gone"):
+    parents = [os.getppid()]
+    monkeypatch.setattr(_task_process, "supervisor_pid", lambda: parents[0])
+    monkeypatch.setattr(_task_process.os, "getppid", lambda: parents[-1])
+    when_the_cell_runs(lab, path, lambda: parents.append(1))
+    with pytest.raises(RunKilledError, match="while cell 1/1 ran.*its supervisor is gone"):
         operator(lab, path).execute(context_of(attempt(2, 1)))
     assert_clean(lab)
 
@@ -267,11 +282,39 @@ def test_the_next_try_tells_what_an_earlier_one_could_not(lab: LocalStudio) -> N
 
 
 def test_a_dag_run_that_is_tested_again_runs_again(lab: LocalStudio) -> None:
-    """``dags test`` of the same date: the same run ID, and the first try once more."""
+    """``dags test`` of the same date: the same run ID, and a start that is the date; it may have tries, too."""
+    path = write(lab, "open('ran', 'a').write('x')")
+    ti = attempt(1, 2)
+    for number in (1, 1, 2):
+        context = context_of(attempt(number, 2, ti), logical=STARTED)
+        assert not operator(lab, path).execute(context)["resumed"]
+    assert (lab.home / path).with_name("ran").read_text() == "xxx"
+
+
+def test_who_clears_a_task_has_it_run_from_the_first_cell(
+    lab: LocalStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if an earlier try has left its run: the data may have been put right since."""
+    says(monkeypatch, "running")
+    path = write(lab, RUNNING.replace("sleep(60)", "sleep(2)"), "open('ran', 'a').write('x')")
+    task, ti = operator(lab, path), attempt(1, 1)
+    when_the_cell_runs(lab, path, task.on_kill)
+    with pytest.raises(RunTakenOverError):
+        task.execute(context_of(ti))
+    (left,) = lab.kernels()
+    result = operator(lab, path).execute(context_of(attempt(2, 2, ti)))
+    assert not result["resumed"]
+    assert left["id"] not in [kernel["id"] for kernel in lab.kernels()]
+    assert_clean(lab)
+
+
+def test_who_has_changed_the_number_of_retries_wants_it_to_run(lab: LocalStudio) -> None:
+    """A clear may give a task as many tries as it had, if the DAG says fewer retries now."""
     path = write(lab, "open('ran', 'a').write('x')")
     ti = attempt(1, 1)
-    for _ in range(2):
-        assert not operator(lab, path).execute(context_of(ti))["resumed"]
+    operator(lab, path).execute(context_of(ti))
+    attempt(2, 1, ti).task.retries = 0
+    assert not operator(lab, path).execute(context_of(ti))["resumed"]
     assert (lab.home / path).with_name("ran").read_text() == "xx"
 
 
@@ -301,11 +344,10 @@ def test_series() -> None:
         retry_series(context_of(attempt(1, 2, ti), STARTED + timedelta(microseconds=1))),  # its DAG run was
     ]
     assert series not in others
-    ti.max_tries = 2
-    ti.task.retries = 0  # the DAG was changed, and the task cleared
-    assert retry_series(context_of(ti)) != series
     assert retry_series(context_of(ti, None)) is None
+    assert retry_series(context_of(ti, logical=STARTED)) is None  # dags test
     assert retry_series({"ti": TaskInstance()}) is None
+    assert (retries(context_of(ti)), retries({"ti": TaskInstance()})) == (2, None)
 
 
 @pytest.mark.parametrize("forbidden", [True, False])

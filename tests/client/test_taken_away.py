@@ -15,9 +15,11 @@ from faults import wait_for
 
 from airflow_provider_smstudio.studio import NotebookJob, channel
 from airflow_provider_smstudio.studio import events as ev
+from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.conduct import Handover
 from airflow_provider_smstudio.studio.errors import (
     CellError,
+    NotebookNotFoundError,
     RunKilledError,
     RunTakenOverError,
     SaveError,
@@ -25,6 +27,7 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.runner import NotebookRunner
+from airflow_provider_smstudio.studio.saving import NotebookSaver
 
 CELLS = [
     "import os\n_ = open('kernels', 'a').write(f'{os.getpid()} ')",
@@ -263,6 +266,7 @@ class TestEndedUntold:
             {"retry_series": "b", "try_number": 2},
             {"retry_series": None, "try_number": 2},
             {"try_number": 1},
+            {"try_number": 2, "retries": 3},
             {"try_number": 2, "resume": "never"},
             {"try_number": 2, "run_key": "another"},
             {"try_number": 2, "parameters": {"x": 1}, "strict_parameters": False},
@@ -285,12 +289,13 @@ class TestEndedUntold:
         assert read(space, "ran") == ["xx"]
         space.assert_clean()
 
-    def test_an_older_hand_over_names_no_series(self, space: Bench) -> None:
-        """One that lies in the database while the package is brought up to date."""
+    def test_a_hand_over_of_another_version(self, space: Bench) -> None:
+        """It lies in the database while the package is brought up to date, or back."""
         handover = begin(space, job_of(space, space.write(*CELLS)), space.listen)
         assert isinstance(handover, Handover)
         plain = handover.as_dict()
-        del plain["job"]["retry_series"], plain["job"]["try_number"]
+        del plain["job"]["retry_series"], plain["job"]["try_number"], plain["job"]["retries"]
+        plain["newer"] = plain["job"]["newer"] = 1  # and of a version to come
         assert watch(space, Handover.from_dict(plain)).status == "success"
         assert_ran_once(space)
 
@@ -311,3 +316,117 @@ def test_who_knows_that_no_try_follows_keeps_no_kernel(space: Bench, follows: bo
     assert len(space.local.kernels()) == int(follows)
     space.studio.remove_run(job)
     space.assert_clean()
+
+
+def test_what_was_kept_for_a_next_try_is_removed_with_its_app(either: Bench) -> None:
+    job = job_of(either, either.write("1/0"), resume="failed_cell", will_retry=True)
+    with pytest.raises(CellError):
+        either.studio.runner(job).run()
+    assert bool(either.kernel_apps()) is either.studio.server.classic
+    assert len(either.local.kernels()) == 1
+    either.studio.remove_run(job)
+    either.assert_clean()
+
+
+def test_a_last_try_that_comes_to_nothing_takes_along_what_an_earlier_one_has_left(either: Bench) -> None:
+    path = either.write(*CELLS)
+    job = job_of(either, path, will_retry=True)
+    first = runner_of(either, job)
+    either.once(ev.CellStarted, lambda: first.stop("SIGTERM", for_good=False))
+    with pytest.raises(RunTakenOverError):
+        first.run()
+    (either.path / "work.ipynb").rename(either.path / "away.ipynb")
+    for follows in (True, False):
+        assert len(either.local.kernels()) == 1
+        with pytest.raises(NotebookNotFoundError):
+            either.studio.runner(replace(job, will_retry=follows)).run()
+    either.assert_clean()
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_second_signal_before_it_is_decided(space: Bench, left: bool) -> None:
+    """Airflow 2.11 raises in its handler, whatever the process is at."""
+
+    class SecondSignal(BaseException):
+        pass
+
+    asked: list[int] = []
+
+    def leaves_run() -> bool:
+        asked.append(1)
+        if len(asked) == 1:
+            raise SecondSignal
+        return left
+
+    path = space.write(*CELLS)
+    runner = space.studio.runner(job_of(space, path), listener=space.listen, leaves_run=leaves_run)
+    space.once(ev.CellStarted, lambda: runner.stop("SIGTERM", for_good=False))
+    with pytest.raises(SecondSignal):
+        runner.run()
+    assert len(space.local.kernels()) == int(left)
+    if left:
+        assert space.run(path, run_key=space.folder).resumed
+        assert_ran_once(space)
+    space.assert_clean()
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_failed_cell_keeps_its_kernel_when_the_process_ends_just_then(
+    space: Bench, monkeypatch: pytest.MonkeyPatch, left: bool
+) -> None:
+    path = space.write("open('ran', 'a').write('a ')", "open('ran', 'a').write('b ')\nopen('there')")
+    job = job_of(space, path, resume="failed_cell", will_retry=True)
+    runner = runner_of(space, job, left=left)
+    save = NotebookSaver.save_last
+
+    def stopped(*arguments: Any, **options: Any) -> None:
+        runner.stop("SIGTERM", for_good=False)
+        save(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(NotebookSaver, "save_last", stopped)
+        with pytest.raises(CellError):
+            runner.run()
+    assert len(space.local.kernels()) == int(left)
+    (space.path / "there").touch()
+    assert space.run(path, run_key=space.folder, resume="failed_cell").resumed is left
+    assert read(space, "ran") == (["a", "b", "b"] if left else ["a", "b", "a", "b"])
+    space.assert_clean()
+
+
+def test_a_run_that_no_later_try_wants_is_not_left(space: Bench) -> None:
+    path = space.write(*CELLS)
+    runner = runner_of(space, job_of(space, path, resume="never"))
+    space.once(ev.CellStarted, lambda: runner.stop("SIGTERM", for_good=False))
+    with pytest.raises(RunKilledError):
+        runner.run()
+    space.assert_clean()
+
+
+def test_an_earlier_process_ends_the_run_while_a_later_one_reattaches(
+    space: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frozen worker is continued just then; what it has completed is neither overwritten nor run again."""
+    path = space.write(*CELLS)
+    job = job_of(space, path)
+    first = runner_of(space, job)
+    space.once(ev.CellStarted, lambda: first.stop("SIGTERM", for_good=False))
+    with pytest.raises(RunTakenOverError):
+        first.run()
+    attach = KernelLease.attach
+
+    def late(*arguments: Any) -> Any:
+        monkeypatch.setattr(KernelLease, "attach", attach)
+        # Under the name that the session has, as a process does that never knew of another one.
+        continued = runner_of(space, job)
+        (session,) = space.studio.server.sessions()
+        continued._owner = owner_of(session["name"])[0] or ""
+        continued._lease._owner = continued._owner
+        assert continued.run().status == "success"
+        return attach(*arguments)
+
+    monkeypatch.setattr(KernelLease, "attach", late)
+    result = runner_of(space, job).run()
+    assert (result.status, result.resumed) == ("success", True)
+    assert space.executed().metadata["smstudio"]["run"]["state"] == "completed"
+    assert_ran_once(space)

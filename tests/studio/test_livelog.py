@@ -215,3 +215,11 @@ def test_a_group_is_closed_when_the_run_ends_inside_it() -> None:
     recorder.stream("never ended")
     recorder.log(ev.Finished(None))
     assert recorder.lines()[1:] == ["::group::output of cell 1", "never ended", "::endgroup::"]
+
+
+def test_a_line_that_no_logger_can_encode():
+    lines = []
+    live = LiveLog(lambda level, line: lines.append(line))
+    live(ev.CellStarted(FIRST, 1))
+    live(ev.CellOutput(FIRST, new_output("stream", name="stdout", text="caf\udce9 é\n")))
+    assert lines[-1] == "caf? é"
