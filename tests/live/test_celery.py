@@ -242,7 +242,8 @@ CHOSEN = [
 def test_notebook_runs_once_whatever_is_lost(
     airflow: CeleryStack, studio: LocalStudio, fault: str, kinds: tuple[str, ...]
 ) -> None:
-    runs = [Run(airflow, studio, kind, fault) for kind in kinds]
+    with ThreadPoolExecutor() as threads:  # at once: on Airflow 2.11 the command takes many seconds
+        runs = list(threads.map(lambda kind: Run(airflow, studio, kind, fault), kinds))
     for run in runs:
         run.until_second_cell()
     FAULTS[fault](airflow, runs)
