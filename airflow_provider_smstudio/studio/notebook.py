@@ -156,6 +156,15 @@ def cells_run(notebook: NotebookNode) -> int:
     return sum(record.get("status") == "completed" for record in records)
 
 
+def seconds_of(notebook: NotebookNode, cell: CodeCell) -> float | None:
+    """Return how long a cell of an executed notebook took, in seconds; None if it did not run to its end."""
+    record = notebook.cells[cell.index].metadata.get("papermill") or {}
+    seconds = record.get("duration")
+    if record.get("status") != "completed" or not isinstance(seconds, (int, float)):
+        return None
+    return float(seconds)
+
+
 def has_lost_output(notebook: NotebookNode, cell: CodeCell) -> bool:
     """Tell whether a cell of an executed notebook is marked as one of which output was lost."""
     own = notebook.cells[cell.index].metadata.get(METADATA_KEY)

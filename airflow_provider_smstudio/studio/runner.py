@@ -294,6 +294,15 @@ class NotebookRunner:
         return self._known_result(prepared, saved)
 
     def _known_result(self, prepared: Prepared, saved: NotebookNode) -> RunResult:
+        """Report a run that another process has ended; its own reports, and so the output, may have been lost."""
+        cells = nb.code_cells(saved)
+        for cell in cells:
+            seconds = nb.seconds_of(saved, cell)
+            if seconds is not None:
+                self._listener(ev.CellStarted(cell, len(cells)))
+                for output in saved.cells[cell.index].outputs:
+                    self._listener(ev.CellOutput(cell, output))
+                self._listener(ev.CellFinished(cell, len(cells), seconds, None))
         return self._result(replace(prepared, notebook=saved), nb.cells_run(saved), 0.0, resumed=True)
 
     def _skipped(self, prepared: Prepared) -> RunResult | None:

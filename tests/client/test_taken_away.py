@@ -26,6 +26,7 @@ from airflow_provider_smstudio.studio.errors import (
     StudioError,
 )
 from airflow_provider_smstudio.studio.lease import KernelLease
+from airflow_provider_smstudio.studio.livelog import LiveLog
 from airflow_provider_smstudio.studio.runner import NotebookRunner
 from airflow_provider_smstudio.studio.saving import NotebookSaver
 
@@ -252,8 +253,12 @@ class TestEndedUntold:
         starts: list[str] = []
         space.local.on_request(lambda method, url: starts.append(url) if method == "POST" else None)
         with caplog.at_level(logging.WARNING):
-            second = space.studio.runner(replace(job, try_number=2)).run()
+            lines: list[str] = []
+            log = LiveLog(lambda level, line: lines.append(line))
+            second = space.studio.runner(replace(job, try_number=2), listener=log).run()
         assert second.resumed
+        # The earlier process may have been unable to log as well.
+        assert [line for line in lines if line in ONCE] == ONCE
         assert not second.skipped
         assert (second.status, second.cells_executed) == (first.status, first.cells_executed)
         assert [url for url in starts if "/sessions" in url or "/kernels" in url] == []

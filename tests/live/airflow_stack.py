@@ -474,9 +474,12 @@ def _heartbeats(timeout: int) -> dict[str, str]:
 
 
 def _free_port() -> int:
-    """Return a port that is free, below those that systems give to whoever asks for any, or connects to something."""
+    """Return a port that is free, below those that systems and the local Studio's kernels take by themselves.
+
+    A server that is away for a while must find it free again.
+    """
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = random.randrange(5_000, 10_000)
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
 

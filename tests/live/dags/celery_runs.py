@@ -37,7 +37,7 @@ for kind, settings in KINDS.items():
             space_name=os.environ.get("SMSTUDIO_SPACE_NAME"),
             app_type=os.environ.get("SMSTUDIO_APP_TYPE", "JupyterLab"),
             aws_conn_id=None,
-            retries=2,
+            retries=12,  # while the API server is away, Airflow spends one after the other
             retry_delay=timedelta(seconds=3),
             **settings,
         )
