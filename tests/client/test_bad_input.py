@@ -112,9 +112,9 @@ class TestApp:
         path = bench.write("import time\nprint('on', flush=True)\ntime.sleep(60)")
         bench.once(ev.CellOutput, bench.local.stop_app)
         began = time.monotonic()
-        with pytest.raises(
-            StudioError, match="the kernel is gone|somebody restarted it or shut it down|app is stopped"
-        ):
+        # The last one where it is stopped in the hand-over, so that the triggerer's login is the first to notice.
+        known = "the kernel is gone|somebody restarted it or shut it down|app is stopped|shows its loading page"
+        with pytest.raises(StudioError, match=known):
             bench.run(path)
         assert time.monotonic() - began < 30
 
