@@ -110,7 +110,7 @@ class TaskProcess:
         error = RunTakenOverError("the run is left to the next try")
         if self.try_follows(error) if known else will_retry(self._context):
             return True
-        log.warning("no try is left that could go on with the run: it is ended")
+        log.warning("no try is left that could continue the run: it is ended")
         return False
 
     def try_follows(self, error: StudioError) -> bool:

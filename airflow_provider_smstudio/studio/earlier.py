@@ -85,8 +85,8 @@ def remove_session(server: JupyterServer, job: NotebookJob, who: Identity) -> No
 def ended_untold(server: JupyterServer, job: NotebookJob, prepared: Prepared) -> NotebookNode | None:
     """Find that an earlier try of the same series has run the notebook to its end, and could not tell so.
 
-    Its worker was lost between the removal of the kernel and the task's success. Where the run has failed and must
-    not begin anew, because a cell may have run, this is so still.
+    Its worker was lost between the removal of the kernel and the task's success. If the run failed
+    and must not start again, because a cell may have run, it still must not.
 
     :return: the executed notebook; None where the notebook is to be run.
     :raises UnknownOutcomeError: as the earlier try has done.

@@ -17,7 +17,7 @@ class Observer(Generic[_T]):
     """A function that is told what happens. If it fails, the log says so once, and it is told nothing more.
 
     In Airflow 3 a task's log is a socket to another process: when that process is gone, each line raises an error.
-    The run itself is on Studio, and goes on. What is no ``Exception``, such as Ctrl-C and Airflow's timeout of a
+    The run itself is on Studio, and continues. What is no ``Exception``, such as Ctrl-C and Airflow's timeout of a
     task, comes from a signal handler, and gets through.
 
     :param tell: the function; None for nobody.

@@ -59,6 +59,14 @@ def runner_of(bench: Bench, job: NotebookJob, *, left: bool = True, **arguments:
     return bench.studio.runner(job, listener=bench.listen, leaves_run=lambda: left, **arguments)
 
 
+def leave_in_first_cell(bench: Bench, job: NotebookJob) -> None:
+    """Run a job in a process that has to end as soon as a cell has been started."""
+    first = runner_of(bench, job)
+    bench.once(ev.CellStarted, lambda: first.stop("SIGTERM", for_good=False))
+    with pytest.raises(RunTakenOverError):
+        first.run()
+
+
 def the_second_cell_runs(bench: Bench) -> None:
     wait_for(lambda: len(read(bench, "ran")) >= 2)
 
@@ -152,10 +160,7 @@ def test_stopped_while_it_reattaches(space: Bench, monkeypatch: pytest.MonkeyPat
     """The second try's worker is taken away as well, while it opens the websocket."""
     path = space.write(*CELLS)
     job = job_of(space, path)
-    first = runner_of(space, job)
-    space.once(ev.CellStarted, lambda: first.stop("SIGTERM", for_good=False))
-    with pytest.raises(RunTakenOverError):
-        first.run()
+    leave_in_first_cell(space, job)
 
     second = runner_of(space, job, left=left)
     attach, connect = KernelLease.attach, channel.connect
@@ -336,10 +341,7 @@ def test_what_was_kept_for_a_next_try_is_removed_with_its_app(either: Bench) -> 
 def test_a_last_try_that_comes_to_nothing_takes_along_what_an_earlier_one_has_left(either: Bench) -> None:
     path = either.write(*CELLS)
     job = job_of(either, path, will_retry=True)
-    first = runner_of(either, job)
-    either.once(ev.CellStarted, lambda: first.stop("SIGTERM", for_good=False))
-    with pytest.raises(RunTakenOverError):
-        first.run()
+    leave_in_first_cell(either, job)
     (either.path / "work.ipynb").rename(either.path / "away.ipynb")
     for follows in (True, False):
         assert len(either.local.kernels()) == 1
@@ -414,10 +416,7 @@ def test_an_earlier_process_ends_the_run_while_a_later_one_reattaches(
     """A frozen worker is continued just then; what it has completed is neither overwritten nor run again."""
     path = space.write(*CELLS)
     job = job_of(space, path)
-    first = runner_of(space, job)
-    space.once(ev.CellStarted, lambda: first.stop("SIGTERM", for_good=False))
-    with pytest.raises(RunTakenOverError):
-        first.run()
+    leave_in_first_cell(space, job)
     attach = KernelLease.attach
 
     def late(*arguments: Any) -> Any:
