@@ -6,11 +6,14 @@ Asked before a kernel is started.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import checkpoint, conduct
+from airflow_provider_smstudio.studio import events as ev
+from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.checkpoint import Identity
 from airflow_provider_smstudio.studio.errors import InvalidInputError, StudioError, UnknownOutcomeError
 from airflow_provider_smstudio.studio.job import NotebookJob
@@ -62,6 +65,20 @@ def session_of(
     for item in found:
         remove_kernel(server, str(item["id"]), str(item["kernel"]["id"]))
     return None
+
+
+def cells_that_had_run(notebook: NotebookNode) -> Iterator[ev.Event]:
+    """Yield what an observer is told of the cells that had run before.
+
+    The process that ran them told it as well, but a process that has lost its supervisor tells it to nobody.
+    """
+    cells = nb.code_cells(notebook)
+    for cell in cells:
+        seconds = nb.seconds_of(notebook, cell)
+        if seconds is not None:
+            yield ev.CellHadRun(cell, len(cells), seconds, notebook.cells[cell.index].outputs)
+            if nb.has_lost_output(notebook, cell):
+                yield ev.OutputLost(cell, "the executed notebook has it marked so")
 
 
 def remove_session(server: JupyterServer, job: NotebookJob, who: Identity) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -81,6 +81,16 @@ class Reattached:
 
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class CellHadRun:
+    """A cell had run to its end before this process began; ``outputs`` are those of the executed notebook."""
+
+    cell: CodeCell
+    total: int
+    seconds: float
+    outputs: Sequence[NotebookNode]
 
 
 @dataclass(frozen=True)
@@ -195,6 +205,7 @@ Event: TypeAlias = (
     | Announce
     | Reconnect
     | Reattached
+    | CellHadRun
     | Disconnected
     | Reconnected
     | OutputRecovered

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import events as ev
+from airflow_provider_smstudio.studio import verdicts
 from airflow_provider_smstudio.studio.errors import CellError
 from airflow_provider_smstudio.studio.instance import RISE, describe
 from airflow_provider_smstudio.studio.notebook import CodeCell
@@ -102,6 +103,8 @@ class LiveLog:
             self._info(f"cell {event.cell.number}/{event.total}: {event.cell.title}")
         elif isinstance(event, ev.CellOutput):
             self._output(event.cell, event.output)
+        elif isinstance(event, ev.CellHadRun):
+            self._had_run(event)
         elif isinstance(event, ev.OutputLost):
             self._write(logging.WARNING, f"OUTPUT LOST in cell {event.cell.number}: {event.reason}")
         elif isinstance(event, _CONNECTION):
@@ -127,6 +130,16 @@ class LiveLog:
         )
         for line in error_report(error):
             self._write(logging.ERROR, _clip(line))
+
+    def _had_run(self, event: ev.CellHadRun) -> None:
+        self._current = event.cell
+        self._info(f"cell {event.cell.number}/{event.total} had run in {event.seconds:.2f} s: {event.cell.title}")
+        for output in event.outputs:
+            self._output(event.cell, output)
+            if output["output_type"] == "error":  # what the cell may raise, since the run went on
+                for line in _some(verdicts.raised(output)[2].splitlines()):
+                    self._line(event.cell, line)
+        self._rest()
 
     def _output(self, cell: CodeCell, output: NotebookNode) -> None:
         kind = output["output_type"]

@@ -182,6 +182,7 @@ class NotebookRunner:
             else:
                 self._lease.attach(session, client_session)
                 self._lease.rename(self._session_name(announced))
+                self._tell_had_run(notebook)
             startup = time.monotonic() - began
             self._carry_out(run, run.start(time.monotonic()))
             self._drive(run)
@@ -257,6 +258,7 @@ class NotebookRunner:
         log.info("an earlier try has run it to its end")
         self._lease.adopt(session)
         self._on_output(self._guard.path)
+        self._tell_had_run(prepared.notebook)
         self._release()
         return self._result(prepared, nb.cells_run(prepared.notebook), 0.0, resumed=True)
 
@@ -294,16 +296,13 @@ class NotebookRunner:
         return self._known_result(prepared, saved)
 
     def _known_result(self, prepared: Prepared, saved: NotebookNode) -> RunResult:
-        """Report a run that another process has ended; its own reports, and so the output, may have been lost."""
-        cells = nb.code_cells(saved)
-        for cell in cells:
-            seconds = nb.seconds_of(saved, cell)
-            if seconds is not None:
-                self._listener(ev.CellStarted(cell, len(cells)))
-                for output in saved.cells[cell.index].outputs:
-                    self._listener(ev.CellOutput(cell, output))
-                self._listener(ev.CellFinished(cell, len(cells), seconds, None))
+        """Report a run that another process has ended."""
+        self._tell_had_run(saved)
         return self._result(replace(prepared, notebook=saved), nb.cells_run(saved), 0.0, resumed=True)
+
+    def _tell_had_run(self, notebook: NotebookNode) -> None:
+        for event in earlier.cells_that_had_run(notebook):
+            self._listener(event)
 
     def _skipped(self, prepared: Prepared) -> RunResult | None:
         """Find that there is nothing to run, if that is wished."""

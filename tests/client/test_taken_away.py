@@ -6,14 +6,16 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from client_bench import Bench, both_ways
 from deferred import begin, watch
 from faults import wait_for
+from nbformat.v4 import new_code_cell
 
-from airflow_provider_smstudio.studio import NotebookJob, channel
+from airflow_provider_smstudio.studio import NotebookJob, channel, conduct
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.conduct import Handover
@@ -27,6 +29,7 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.livelog import LiveLog
+from airflow_provider_smstudio.studio.options import RunOptions
 from airflow_provider_smstudio.studio.runner import NotebookRunner
 from airflow_provider_smstudio.studio.saving import NotebookSaver
 
@@ -121,6 +124,33 @@ def test_a_process_that_is_stopped(either: Bench, left: bool) -> None:
     if left:
         assert either.run(path, run_key=either.folder).resumed
         assert_ran_once(either)
+    either.assert_clean()
+
+
+def test_a_later_try_shows_what_had_run(either: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the earlier process has logged since it lost its supervisor is nowhere else."""
+    monkeypatch.setattr(conduct, "RunOptions", partial(RunOptions, autosave_interval=0))
+    tolerated = new_code_cell("raise KeyError('tolerated')", metadata={"tags": ["raises-exception"]})
+    path = either.write("print('first')\nNone or 'value'", tolerated, CELLS[1], CELLS[2])
+
+    def stop(event: ev.Event) -> None:
+        if isinstance(event, ev.CellOutput) and "5" in event.output.get("text", ""):
+            first.stop("SIGTERM", for_good=False)
+
+    first = either.studio.runner(job_of(either, path), listener=stop, leaves_run=lambda: True)
+    with pytest.raises(RunTakenOverError):
+        first.run()
+    lines: list[str] = []
+    log = LiveLog(lambda level, line: lines.append(line))
+    assert either.studio.runner(job_of(either, path), listener=log).run().resumed
+    assert read(either, "ran") == ONCE
+    before = lines[: lines.index("reattached: 2 of 4 cells had run")]
+    assert [line.partition(" had run in ")[0] for line in before if " had run in " in line] == [
+        "cell 1/4",
+        "cell 2/4",
+    ]
+    assert {"first", "'value'", "KeyError: 'tolerated'"} <= set(before)
+    assert set(ONCE) <= set(lines)
     either.assert_clean()
 
 

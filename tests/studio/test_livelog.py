@@ -59,6 +59,26 @@ def test_a_cell_from_start_to_end() -> None:
     assert {level for level, _ in recorder.written} == {logging.INFO}
 
 
+def test_a_cell_that_had_run_before() -> None:
+    recorder = Recorder()
+    raised = new_output(
+        "error", ename="KeyError", evalue="'x'", traceback=["\x1b[31mthe\x1b[0m cause", "KeyError: 'x'"]
+    )
+    recorder.log(ev.CellHadRun(FIRST, 2, 1.234, [new_output("stream", text="one\ntwo"), raised]))
+    recorder.log(ev.CellHadRun(SECOND, 2, 0.0, []))
+    assert recorder.lines() == [
+        "cell 1/2 had run in 1.23 s: # the first",
+        "::group::output of cell 1",
+        "one",
+        "the cause",
+        "KeyError: 'x'",
+        "two",
+        "::endgroup::",
+        f"cell 2/2 had run in 0.00 s: {'x' * 79}…",
+    ]
+    assert {level for level, _ in recorder.written} == {logging.INFO}
+
+
 def test_a_cell_without_output_has_no_group_and_long_titles_are_cut() -> None:
     recorder = Recorder()
     recorder.log(ev.CellStarted(SECOND, 2))
