@@ -193,8 +193,13 @@ def was_killed(error: asyncio.CancelledError) -> bool:
 async def is_deferred(trigger: BaseTrigger) -> bool:
     """Tell whether a trigger's task still waits for it; then the trigger is only being moved.
 
+    A trigger that ``airflow dags test`` runs in its own process is never moved. It has no ID, which a triggerer
+    gives to each of its triggers.
+
     :param trigger: a trigger that was cancelled.
     """
+    if trigger.trigger_id is None:
+        return False
     ti: Any = trigger.task_instance
     if ti is None:
         return True

@@ -299,7 +299,16 @@ class TestKill:
 
     def test_without_a_task_instance_nothing_is_killed(self) -> None:
         trigger = SageMakerStudioNotebookTrigger(studio={}, run={"job": {}})
+        trigger.trigger_id = 1
         assert asyncio.run(_compat.is_deferred(trigger))
+
+    def test_a_trigger_that_no_triggerer_has_is_not_moved(self, lab: LocalStudio) -> None:
+        """``airflow dags test`` runs it in its own process, and Ctrl-C cancels it."""
+        path = write(lab, RUNNING)
+        trigger = rebuilt(defer(deferrable(lab, path), TaskInstance()))
+        assert trigger.trigger_id is None
+        self.cancelled(trigger, lab, path)
+        assert_clean(lab)
 
 
 async def _kill(trigger: Any) -> None:

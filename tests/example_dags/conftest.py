@@ -36,9 +36,18 @@ def migrated_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def dags_test(migrated_home: Path, tmp_path: Path) -> Callable[..., DagRun]:
-    """Give a function that runs ``airflow dags test`` in a fresh Airflow; it knows other DAGs if they are written."""
+    """Give a function that runs ``airflow dags test`` in a fresh Airflow.
 
-    def run(dag_id: str, environment: Mapping[str, str], *, write_dags: bool = False) -> DagRun:
+    It knows other DAGs if they are written. ``on_line`` is called with the process group and each line.
+    """
+
+    def run(
+        dag_id: str,
+        environment: Mapping[str, str],
+        *,
+        write_dags: bool = False,
+        on_line: Callable[[int, str], None] = lambda group, line: None,
+    ) -> DagRun:
         home = tmp_path / "airflow"
         # The config file names the home in which it was made.
         shutil.copytree(migrated_home, home, ignore=shutil.ignore_patterns("airflow.cfg", "logs"))
@@ -53,11 +62,15 @@ def dags_test(migrated_home: Path, tmp_path: Path) -> Callable[..., DagRun]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
+        lines: list[tuple[float, str]] = []
         with process:
             try:
                 assert process.stdout is not None
-                lines = [(time.time(), line.rstrip("\n")) for line in process.stdout]
+                for line in process.stdout:
+                    lines.append((time.time(), line.rstrip("\n")))
+                    on_line(process.pid, line)
                 return DagRun(process.wait(timeout=60), home, lines)
             finally:
                 process.kill()

@@ -35,6 +35,8 @@ LONGER = {"api-server-long-away": max(SECONDS, 25.0)}
 CELLS, LINES = 6, 20
 WITHIN = 5.0
 """Seconds from what a person does until the kernel is gone."""
+TIMEOUT = 25.0
+"""The ``execution_timeout`` of the tasks that have one, in seconds."""
 
 CELL = """\
 import os, time
@@ -264,11 +266,23 @@ def clear(airflow: CeleryStack, run: Run) -> None:
     airflow.clear_by_hand(run.dag, run.id, run.task)
 
 
-BY_HAND: dict[str, Callable[[CeleryStack, Run], None]] = {"marked-failed": mark_failed, "cleared": clear}
+def time_out(airflow: CeleryStack, run: Run) -> None:
+    """Wait for the task's ``execution_timeout``, which counts from a moment before the first cell."""
+    path = run.studio.home / f"ran-{run.id}.txt"
+    first_cell = path.stat().st_mtime - run.seconds
+    time.sleep(max(0.0, first_cell + TIMEOUT - time.time()))
 
 
-@pytest.mark.parametrize("what", BY_HAND if ALL else ["marked-failed"])
-@pytest.mark.parametrize("kind", ["plain", "deferred"] if ALL else ["deferred"])
+ENDED: dict[str, Callable[[CeleryStack, Run], None]] = {
+    "marked-failed": mark_failed,
+    "cleared": clear,
+    "timed-out": time_out,
+}
+SOON = list(itertools.product(["marked-failed", "cleared"], ["plain", "deferred"]))
+SOON += [("timed-out", "timed"), ("timed-out", "timed_deferred")]
+
+
+@pytest.mark.parametrize(("what", "kind"), SOON if ALL else [("marked-failed", "deferred")])
 def test_person_ends_the_run_at_once(
     airflow: CeleryStack,
     studio: LocalStudio,
@@ -278,12 +292,12 @@ def test_person_ends_the_run_at_once(
 ) -> None:
     run = Run(airflow, studio, kind, what)
     run.until_second_cell()
-    if kind == "deferred":
+    if kind.endswith("deferred"):
         airflow.until(lambda: run.state() == "deferred", 60, "the task to be deferred")
         time.sleep(5)  # for the first trigger of a triggerer
     before = {kernel["id"] for kernel in studio.kernels()}
     began = time.time()
-    BY_HAND[what](airflow, run)
+    ENDED[what](airflow, run)
     told = time.time()
 
     def gone() -> bool:
@@ -297,7 +311,7 @@ def test_person_ends_the_run_at_once(
         assert run.wait() == "failed", run.told()
         assert len({pid for _, pid in run.ran()}) == 1, run.told()
     else:
-        # The next try begins anew, which is what clearing is for.
+        # The next try runs from the first cell.
         airflow.until(lambda: len({pid for _, pid in run.ran()}) > 1, 60, "the next try")
         assert [cell for cell, _ in run.ran()].count(1) == 2, run.told()
     assert took <= WITHIN + POLL, f"{took:.1f} s\n{run.told()}"

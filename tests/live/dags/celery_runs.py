@@ -15,6 +15,13 @@ KINDS: dict[str, dict[str, Any]] = {
     "plain": {"deferrable": False},
     "deferred": {"deferrable": True, "defer_after": 3},
     "handover": {"deferrable": True, "defer_after": "{{ 4 * params.seconds }}"},
+    "timed": {"deferrable": False, "retries": 1, "execution_timeout": timedelta(seconds=25)},
+    "timed_deferred": {
+        "deferrable": True,
+        "defer_after": 3,
+        "retries": 1,
+        "execution_timeout": timedelta(seconds=25),
+    },
 }
 
 for kind, settings in KINDS.items():
@@ -37,8 +44,8 @@ for kind, settings in KINDS.items():
             space_name=os.environ.get("SMSTUDIO_SPACE_NAME"),
             app_type=os.environ.get("SMSTUDIO_APP_TYPE", "JupyterLab"),
             aws_conn_id=None,
-            retries=12,  # while the API server is away, Airflow spends one after the other
             retry_delay=timedelta(seconds=3),
-            **settings,
+            # While the API server is away, Airflow spends one try after the other.
+            **{"retries": 12, **settings},
         )
     globals()[f"celery_{kind}"] = dag
