@@ -180,9 +180,9 @@ class NotebookRunner:
             if session is None:
                 self._lease.start(choice, self._session_path, self._session_name(), client_session)
             else:
+                self._tell_had_run(notebook)  # while no websocket waits to be read
                 self._lease.attach(session, client_session)
                 self._lease.rename(self._session_name(announced))
-                self._tell_had_run(notebook)
             startup = time.monotonic() - began
             self._carry_out(run, run.start(time.monotonic()))
             self._drive(run)
@@ -302,6 +302,8 @@ class NotebookRunner:
 
     def _tell_had_run(self, notebook: NotebookNode) -> None:
         for event in earlier.cells_that_had_run(notebook):
+            if self._stop_reason:
+                return
             self._listener(event)
 
     def _skipped(self, prepared: Prepared) -> RunResult | None:
