@@ -310,6 +310,9 @@ def test_person_ends_the_run_at_once(
     if what == "marked-failed":
         assert run.wait() == "failed", run.told()
         assert len({pid for _, pid in run.ran()}) == 1, run.told()
+    elif (what, kind) == ("cleared", "plain") and AIRFLOW.startswith("3.0."):
+        # Airflow starts no next try, and is busy with the old one until somebody ends it (apache/airflow#55045).
+        mark_failed(airflow, run)
     else:
         # The next try runs from the first cell.
         airflow.until(lambda: len({pid for _, pid in run.ran()}) > 1, 60, "the next try")
