@@ -86,12 +86,31 @@ def test_where_nothing_can_look_the_run_goes_on(
     assert "could not be seen: no kernel today; the run goes on" in caplog.text
 
 
+@both_ways
+def test_a_second_kernel_that_does_not_answer_is_replaced(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Seen with jupyter_server_documents 0.2, about once in 200 starts of a kernel."""
+    ask, kernels = SecondKernel.ask, []
+
+    def mute_at_first(second: SecondKernel, code: str, **limit: float) -> str:
+        kernels.append(second.kernel_id)
+        return ask(second, code if len(kernels) > 1 else "import time; time.sleep(30)", **limit)
+
+    monkeypatch.setattr(SecondKernel, "ask", mute_at_first)
+    monkeypatch.setattr(lookout, "_MUTE_LIMIT", 1.0)
+    with pytest.raises(KernelDiedError, match="its process is gone"):
+        bench.run(bench.write(CRASHES))
+    assert len(set(kernels)) == len(kernels) == 2
+    assert "a second kernel did not answer within 1 s: another one is started" in caplog.text
+
+
 def test_a_kill_in_the_middle_of_a_look_leaves_no_second_kernel(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ask, asked = SecondKernel.ask, threading.Event()
 
-    def slowly(second: SecondKernel, code: str) -> str:
+    def slowly(second: SecondKernel, code: str, *, limit: float) -> str:
         asked.set()
         return ask(second, "import time; time.sleep(30)")
 

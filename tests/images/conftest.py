@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import runner
+from airflow_provider_smstudio.studio import lookout, runner
 
 for _name in ("client", "live"):
     sys.path.insert(0, str(Path(__file__).parents[1] / _name))
@@ -59,8 +59,9 @@ def bench(local_studio: LocalStudio) -> Iterator[Bench]:
 
 @pytest.fixture(autouse=True)
 def replaced_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace a kernel that answers nothing after 15 seconds: about one in 200 with jupyter_server_documents 0.2."""
+    """Replace a kernel that answers nothing after seconds: about one in 200 with jupyter_server_documents 0.2."""
     monkeypatch.setattr(runner, "_MUTE_LIMIT", 15.0)
+    monkeypatch.setattr(lookout, "_MUTE_LIMIT", 5.0)
 
 
 @pytest.fixture
