@@ -180,6 +180,7 @@ class NotebookRunner:
             if session is None:
                 self._lease.start(choice, self._session_path, self._session_name(), client_session)
             else:
+                self._lease.adopt(session)  # what ends the run from here on ends its kernel
                 self._tell_had_run(notebook)  # while no websocket waits to be read
                 self._lease.attach(session, client_session)
                 self._lease.rename(self._session_name(announced))
@@ -258,8 +259,8 @@ class NotebookRunner:
         log.info("an earlier try has run it to its end")
         self._lease.adopt(session)
         self._on_output(self._guard.path)
-        self._tell_had_run(prepared.notebook)
         self._release()
+        self._tell_had_run(prepared.notebook)
         return self._result(prepared, nb.cells_run(prepared.notebook), 0.0, resumed=True)
 
     # --- Before anything is started

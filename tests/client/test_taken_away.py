@@ -154,6 +154,36 @@ def test_a_later_try_shows_what_had_run(either: Bench, monkeypatch: pytest.Monke
     either.assert_clean()
 
 
+@pytest.mark.parametrize("complete", [False, True])
+def test_ended_for_good_while_it_shows_what_had_run(
+    space: Bench, monkeypatch: pytest.MonkeyPatch, complete: bool
+) -> None:
+    """As by ``execution_timeout``: the kernel that an earlier try has left goes as well."""
+    monkeypatch.setattr(conduct, "RunOptions", partial(RunOptions, autosave_interval=0))
+    path = space.write("print('first')", CELLS[1], CELLS[2])
+
+    def stop(event: ev.Event) -> None:
+        if isinstance(event, ev.CellOutput) and "5" in event.output.get("text", ""):
+            first.stop("SIGTERM", for_good=False)
+
+    def out_of_time(event: ev.Event) -> None:
+        if isinstance(event, ev.CellHadRun):
+            raise KeyboardInterrupt
+
+    first = space.studio.runner(job_of(space, path), listener=stop, leaves_run=lambda: True)
+    if complete:
+        with monkeypatch.context() as patch:  # lost between its end and its tidying up
+            patch.setattr(NotebookRunner, "_release", lambda runner: runner._lease.leave())
+            space.run_job(job_of(space, path), space.listen)
+    else:
+        with pytest.raises(RunTakenOverError):
+            first.run()
+    assert len(space.local.kernels()) == 1
+    with pytest.raises(KeyboardInterrupt):
+        space.studio.runner(job_of(space, path, will_retry=False), listener=out_of_time).run()
+    space.assert_clean()
+
+
 def test_who_stops_it_for_good_is_not_asked_about_it(space: Bench) -> None:
     path = space.write(*CELLS)
     runner = runner_of(space, job_of(space, path))
