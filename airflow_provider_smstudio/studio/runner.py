@@ -259,8 +259,10 @@ class NotebookRunner:
         log.info("an earlier try has run it to its end")
         self._lease.adopt(session)
         self._on_output(self._guard.path)
-        self._release()
-        self._tell_had_run(prepared.notebook)
+        try:
+            self._tell_had_run(prepared.notebook)
+        finally:  # what ends this process meanwhile ends the kernel as well
+            self._release()
         return self._result(prepared, nb.cells_run(prepared.notebook), 0.0, resumed=True)
 
     # --- Before anything is started
