@@ -39,7 +39,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from airflow_provider_smstudio.studio.kernel_record import Record
+from airflow_provider_smstudio.studio.protocol.kernel_record_source import Record
 
 BASE = "/jupyterlab/default"
 V1 = "v1.kernel.websocket.jupyter.org"

@@ -20,7 +20,7 @@ import aiohttp
 from airflow_provider_smstudio.studio.channel import DEAF_LIMIT, LOGIN_ENDED, channel_path, trust
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError
 from airflow_provider_smstudio.studio.login import StudioSession
-from airflow_provider_smstudio.studio.wire import V1, Message, WireError, decode, encode
+from airflow_provider_smstudio.studio.protocol.messages import V1, Message, WireError, decode, encode
 
 PING_AFTER = 10.0
 """Seconds of silence after which the other side is asked whether it is there."""

@@ -17,7 +17,7 @@ from datetime import datetime
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import events as ev
-from airflow_provider_smstudio.studio import handed, recorder, verdicts
+from airflow_provider_smstudio.studio import handed, verdicts
 from airflow_provider_smstudio.studio import inquiry as iq
 from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.errors import CellError, HandedValueError, StudioError, UnknownOutcomeError
@@ -32,8 +32,9 @@ from airflow_provider_smstudio.studio.ledger import Ledger
 from airflow_provider_smstudio.studio.notebook import CodeCell
 from airflow_provider_smstudio.studio.options import RunOptions
 from airflow_provider_smstudio.studio.outputs import CellOutputs, Displays, WidgetStates, rate_limit_notice
+from airflow_provider_smstudio.studio.protocol import kernel_record
+from airflow_provider_smstudio.studio.protocol.messages import Message, WireError, parent_id
 from airflow_provider_smstudio.studio.schedule import SaveSchedule
-from airflow_provider_smstudio.studio.wire import Message, WireError, parent_id
 
 
 class CellFlow(ABC):
@@ -78,7 +79,7 @@ class CellFlow(ABC):
         self._recording = resumed and self._ledger.recorded is True
         # Whether the earlier process was lost before it had saved so much as the kind of the kernel.
         self._nothing_saved = resumed and self._ledger.recorded is None
-        self._known: dict[str, recorder.Recorded] = {}
+        self._known: dict[str, kernel_record.Recorded] = {}
         self._ended = 0  # as many entries of the record are of no interest any more, at least
         self._fetched: list[Message] = []
         self._meanwhile: list[Message] = []
@@ -250,7 +251,7 @@ class CellFlow(ABC):
         if exceeded and (self._recording or unknown) and not execution.ended:
             execution.suspect = True  # what was dropped is fetched when the cell has ended
             return []
-        execution.kept += msg_type in recorder.KEPT_TYPES and not exceeded
+        execution.kept += msg_type in kernel_record.KEPT_TYPES and not exceeded
         if msg_type == "execute_input":
             self._ledger.cell_count(execution.cell, content.get("execution_count"))
             self._ledger.cell_message(execution.cell, "iopub.execute_input", message)
@@ -348,7 +349,7 @@ class CellFlow(ABC):
 
     # --- What happened while nobody listened
 
-    def _state_known(self, state: recorder.RecordState | None, now: float) -> list[Event]:
+    def _state_known(self, state: kernel_record.RecordState | None, now: float) -> list[Event]:
         """Go on as the kernel's record says."""
         if state is None:
             return self._kernel_died(verdicts.STARTED_AGAIN, now)
@@ -380,7 +381,7 @@ class CellFlow(ABC):
         # Of what an earlier process may have sent, and has not, there is nothing to tell.
         return self._send_again(execution, "the kernel never got it", now, tell=execution.sent)
 
-    def _recorded(self, execution: Execution) -> recorder.Recorded | None:
+    def _recorded(self, execution: Execution) -> kernel_record.Recorded | None:
         """Find a cell's request in the kernel's record: the expected one, or a later one of an earlier process."""
         cell, found, newest = execution.cell, None, self._ledger.attempt(execution.cell)
         for msg_id, entry in self._known.items():
@@ -392,7 +393,7 @@ class CellFlow(ABC):
             self._expect(cell, execution.started)
         return found
 
-    def _adopt(self, execution: Execution, recorded: recorder.Recorded, now: float) -> list[Event]:
+    def _adopt(self, execution: Execution, recorded: kernel_record.Recorded, now: float) -> list[Event]:
         """Take what the record tells of a request that has ended."""
         execution.seen = True
         if execution.reply is None:
@@ -407,7 +408,7 @@ class CellFlow(ABC):
         self._fetched, self._meanwhile = [], []
         return [self._ask(iq.FETCH, now)]
 
-    def _take_fetched(self, part: recorder.Fetched | None, now: float) -> list[Event]:
+    def _take_fetched(self, part: kernel_record.Fetched | None, now: float) -> list[Event]:
         execution = self._current
         if execution is None:
             return []

@@ -24,7 +24,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError
 from airflow_provider_smstudio.studio.login import StudioSession
-from airflow_provider_smstudio.studio.wire import V1, Message, WireError, decode, encode
+from airflow_provider_smstudio.studio.protocol.messages import V1, Message, WireError, decode, encode
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 PING_AFTER = 5.0

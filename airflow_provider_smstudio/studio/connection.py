@@ -20,7 +20,7 @@ from airflow_provider_smstudio.studio.errors import ConnectionLostError, StudioE
 from airflow_provider_smstudio.studio.events import Event
 from airflow_provider_smstudio.studio.link import Link
 from airflow_provider_smstudio.studio.options import RunOptions
-from airflow_provider_smstudio.studio.wire import Message, request
+from airflow_provider_smstudio.studio.protocol.messages import Message, request
 
 _BEAT = "-beat"
 _BEATS = 3

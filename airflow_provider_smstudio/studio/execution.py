@@ -10,7 +10,7 @@ from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio.notebook import CodeCell
 from airflow_provider_smstudio.studio.outputs import CellOutputs
-from airflow_provider_smstudio.studio.wire import Message, request
+from airflow_provider_smstudio.studio.protocol.messages import Message, request
 
 
 @dataclass

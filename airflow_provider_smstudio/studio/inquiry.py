@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow_provider_smstudio.studio.execution import Execution
-from airflow_provider_smstudio.studio.recorder import HOUSEKEEPING
-from airflow_provider_smstudio.studio.wire import Message
+from airflow_provider_smstudio.studio.protocol.kernel_record import HOUSEKEEPING
+from airflow_provider_smstudio.studio.protocol.messages import Message
 
 READY, BEHIND, INSTALL, STATE, FETCH, REFUSE = "ready", "behind", "install", "state", "fetch", "refuse"
 

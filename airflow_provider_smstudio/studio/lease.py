@@ -23,7 +23,7 @@ from airflow_provider_smstudio.studio.errors import (
     ServerError,
     StudioError,
 )
-from airflow_provider_smstudio.studio.kernelspecs import KernelChoice
+from airflow_provider_smstudio.studio.protocol.kernelspecs import KernelChoice
 from airflow_provider_smstudio.studio.removal import remove_kernel
 from airflow_provider_smstudio.studio.server import JupyterServer
 from airflow_provider_smstudio.studio.settled import wait_until_settled

@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio.errors import CellError, RunError, RunKilledError, StudioError
 from airflow_provider_smstudio.studio.notebook import METADATA_KEY, CodeCell
-from airflow_provider_smstudio.studio.wire import Message
+from airflow_provider_smstudio.studio.protocol.messages import Message
 
 
 class Ledger:

@@ -2,7 +2,8 @@
 
 Some Jupyter servers never notice that a kernel has crashed (measured: jupyter_server_documents 0.2), and a kernel
 that is busy may be unable to answer for hours. A second kernel of the same space sees which of the two it is
-(:mod:`~airflow_provider_smstudio.studio.kernel_look`). Everything here blocks, and belongs into a thread.
+(:mod:`~airflow_provider_smstudio.studio.protocol.kernel_probe_source`). Everything here blocks, and belongs into a
+thread.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_smstudio.studio import channel as channels
-from airflow_provider_smstudio.studio import kernel_look
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError, StudioError
-from airflow_provider_smstudio.studio.kernelspecs import KernelSpecs
+from airflow_provider_smstudio.studio.protocol import kernel_probe_source
+from airflow_provider_smstudio.studio.protocol.kernelspecs import KernelSpecs
+from airflow_provider_smstudio.studio.protocol.messages import Message, request
 from airflow_provider_smstudio.studio.removal import remove_kernel
 from airflow_provider_smstudio.studio.server import JupyterServer
 from airflow_provider_smstudio.studio.settled import wait_until_settled
-from airflow_provider_smstudio.studio.wire import Message, request
 
 log = logging.getLogger(__name__)
 
@@ -107,9 +108,9 @@ class Lookout:
         began = time.monotonic()
         finding = Finding(began, None, "the look failed")
         try:
-            with self._server.one_look:
-                text = self._ask(second, look_source(process, kernel_id))
-            there = {kernel_look.GONE: False, kernel_look.THERE: True}.get(text)
+            with self._server.one_look, second:
+                text = second.ask(look_source(process, kernel_id))
+            there = {kernel_probe_source.GONE: False, kernel_probe_source.THERE: True}.get(text)
             finding = Finding(began, there, "" if there is not None else "nothing here tells")
         except StudioError as error:
             finding = Finding(began, None, str(error))
@@ -260,7 +261,7 @@ def look_source(process: str | None, kernel_id: str) -> str:
 
 @cache
 def _source() -> str:
-    return Path(kernel_look.__file__).read_text(encoding="utf-8")
+    return Path(kernel_probe_source.__file__).read_text(encoding="utf-8")
 
 
 def _python_kernel(specs: KernelSpecs) -> str:

@@ -14,8 +14,14 @@ from typing import Any, Protocol
 
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.app_types import JUPYTER_LAB
-from airflow_provider_smstudio.studio.instance import THRESHOLDS, Memory, MemoryGauge, Reading, read_memory
 from airflow_provider_smstudio.studio.login import StudioSession
+from airflow_provider_smstudio.studio.protocol.instance_metrics import (
+    THRESHOLDS,
+    Memory,
+    MemoryGauge,
+    Reading,
+    read_memory,
+)
 
 _PATH = "aws/sagemaker/api/instance/metrics"
 _TIMEOUT = 5.0

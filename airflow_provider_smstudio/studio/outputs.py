@@ -16,7 +16,7 @@ from typing import Any
 from nbformat import NotebookNode
 from nbformat.v4 import output_from_msg
 
-from airflow_provider_smstudio.studio.wire import Message
+from airflow_provider_smstudio.studio.protocol.messages import Message
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 """Where a notebook keeps the state of its widgets, below ``metadata.widgets``."""

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from nbformat import NotebookNode
 
 import airflow_provider_smstudio
-from airflow_provider_smstudio.studio import checkpoint, kernelspecs, parameters, wire
+from airflow_provider_smstudio.studio import checkpoint, parameters
 from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.checkpoint import Identity
 from airflow_provider_smstudio.studio.errors import InvalidInputError, OutputPathError
 from airflow_provider_smstudio.studio.job import NotebookJob
+from airflow_provider_smstudio.studio.protocol import kernelspecs, messages
 from airflow_provider_smstudio.studio.server import JupyterServer
 
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def _prepare_output(server: JupyterServer, job: NotebookJob, notebook_path: str)
 def _check_sizes(notebook: NotebookNode) -> None:
     for cell in nb.code_cells(notebook):
         size = len(cell.source.encode())
-        if size > wire.MAX_REQUEST_BYTES - 65536:
+        if size > messages.MAX_REQUEST_BYTES - 65536:
             raise InvalidInputError(
                 f"cell {cell.number} has {size / 2**20:.0f} MiB of source; a Jupyter server takes 10 MiB at most. "
                 "Pass large values by a file"

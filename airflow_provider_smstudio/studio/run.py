@@ -29,7 +29,7 @@ from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio import inquiry as iq
-from airflow_provider_smstudio.studio import recorder, verdicts
+from airflow_provider_smstudio.studio import verdicts
 from airflow_provider_smstudio.studio.connection import ConnectedFlow, is_heartbeat
 from airflow_provider_smstudio.studio.errors import (
     CellError,
@@ -43,9 +43,10 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.events import Event
 from airflow_provider_smstudio.studio.execution import count_request
-from airflow_provider_smstudio.studio.instance import MemoryGauge
 from airflow_provider_smstudio.studio.options import RunOptions
-from airflow_provider_smstudio.studio.wire import Message, WireError, parent_id, request
+from airflow_provider_smstudio.studio.protocol import kernel_record
+from airflow_provider_smstudio.studio.protocol.instance_metrics import MemoryGauge
+from airflow_provider_smstudio.studio.protocol.messages import Message, WireError, parent_id, request
 
 _HALF_LIMIT = 15.0
 """Seconds after which a kernel is given up that has run nothing, and of which only half an answer comes."""
@@ -305,13 +306,13 @@ class NotebookRun(ConnectedFlow):
     def _ask(self, kind: str, now: float, *, start: int = 0) -> ev.Send:
         msg_id, session, current = self._inquiries.new_id(), self._session_id, self._current
         if kind == iq.INSTALL:
-            message = recorder.install_request(session, msg_id, session, self._options.record_limit)
+            message = kernel_record.install_request(session, msg_id, session, self._options.record_limit)
         elif kind == iq.STATE:
-            message = recorder.state_request(session, msg_id, start or self._ended)
+            message = kernel_record.state_request(session, msg_id, start or self._ended)
         elif kind == iq.FETCH and current is not None:
-            message = recorder.fetch_request(session, msg_id, current.msg_id, start)
+            message = kernel_record.fetch_request(session, msg_id, current.msg_id, start)
         elif kind == iq.REFUSE and current is not None:
-            message = recorder.refuse_request(session, msg_id, current.msg_id)
+            message = kernel_record.refuse_request(session, msg_id, current.msg_id)
         elif kind == iq.BEHIND:
             message = count_request(msg_id, session_id=session)
         else:
@@ -375,12 +376,12 @@ class NotebookRun(ConnectedFlow):
 
     def _record_answered(self, inquiry: iq.Inquiry, reply: Mapping[str, Any], now: float) -> list[Event]:
         if inquiry.kind == iq.STATE:
-            return self._state_known(recorder.read_state(reply, self._session_id), now)
+            return self._state_known(kernel_record.read_state(reply, self._session_id), now)
         if inquiry.kind == iq.FETCH:
-            return self._take_fetched(recorder.read_fetched(reply), now)
+            return self._take_fetched(kernel_record.read_fetched(reply), now)
         if inquiry.kind == iq.REFUSE:
-            return self._refused(recorder.read_refused(reply), now)
-        installed = recorder.read_installed(reply)
+            return self._refused(kernel_record.read_refused(reply), now)
+        installed = kernel_record.read_installed(reply)
         self._recording = installed.ok
         self._ledger.recording(installed.ok)
         self._ledger.process = installed.process
@@ -402,7 +403,7 @@ class NotebookRun(ConnectedFlow):
 
     def _kernel_ready(self, info: Mapping[str, Any], now: float) -> list[Event]:
         self._ready, self._ready_by, self._settle_at = True, None, None
-        self._ledger.kernel_ready(info, records=recorder.supported(info))
+        self._ledger.kernel_ready(info, records=kernel_record.supported(info))
         events: list[Event] = [ev.KernelReady(info)]
         if self._may_install:
             return [*events, self._ask(iq.INSTALL, now)]

@@ -11,7 +11,7 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio import checkpoint, conduct, earlier, wire
+from airflow_provider_smstudio.studio import checkpoint, conduct, earlier
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.activity import ActivityKeeper
@@ -33,6 +33,7 @@ from airflow_provider_smstudio.studio.metering import in_daemon, look
 from airflow_provider_smstudio.studio.observer import Observer
 from airflow_provider_smstudio.studio.output_guard import OutputGuard
 from airflow_provider_smstudio.studio.preparing import Prepared, prepare
+from airflow_provider_smstudio.studio.protocol import messages
 from airflow_provider_smstudio.studio.run import NotebookRun
 from airflow_provider_smstudio.studio.saving import NotebookSaver
 from airflow_provider_smstudio.studio.server import JupyterServer, save_request
@@ -96,7 +97,7 @@ class NotebookRunner:
         self._last_save_error: StudioError | None = None
         self._lookout = Lookout(server, self._who.look_path(self._session_path))
         self._activity = ActivityKeeper(server)
-        self._backlog: list[wire.Message] = []
+        self._backlog: list[messages.Message] = []
         self._hand_over_at: float | None = None
         self._handed = self._unbroken = False
         self._websocket_id = self._who.client_session
@@ -515,7 +516,7 @@ class NotebookRunner:
             except StudioError as error:
                 log.warning("%s; the run goes on", error)
 
-    def _send(self, run: NotebookRun, message: wire.Message) -> None:
+    def _send(self, run: NotebookRun, message: messages.Message) -> None:
         channel = self._lease.channel
         if channel is None or self._lease.taken_over is not None:
             return  # it broke a moment ago, or the run is another process's; the loop deals with that

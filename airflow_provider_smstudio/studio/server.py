@@ -22,9 +22,9 @@ from airflow_provider_smstudio.studio.errors import (
     SaveError,
     ServerError,
 )
-from airflow_provider_smstudio.studio.kernelspecs import KernelChoice, KernelSpecs
 from airflow_provider_smstudio.studio.login import StudioSession
 from airflow_provider_smstudio.studio.metering import InstanceMeter
+from airflow_provider_smstudio.studio.protocol.kernelspecs import KernelChoice, KernelSpecs
 
 _T = TypeVar("_T")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from airflow_provider_smstudio.studio.channel import KernelChannel
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, StudioError
+from airflow_provider_smstudio.studio.protocol.messages import request
 from airflow_provider_smstudio.studio.server import JupyterServer, counts_websockets
-from airflow_provider_smstudio.studio.wire import request
 
 log = logging.getLogger(__name__)
 

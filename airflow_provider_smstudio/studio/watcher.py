@@ -40,9 +40,9 @@ from airflow_provider_smstudio.studio.lookout import Lookout
 from airflow_provider_smstudio.studio.metering import in_daemon, look
 from airflow_provider_smstudio.studio.observer import Observer
 from airflow_provider_smstudio.studio.output_guard import OutputGuard
+from airflow_provider_smstudio.studio.protocol.messages import Message
 from airflow_provider_smstudio.studio.run import NotebookRun
 from airflow_provider_smstudio.studio.spool import NotebookSpool
-from airflow_provider_smstudio.studio.wire import Message
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 from airflow_provider_smstudio.studio import channel
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import ConnectionLostError
-from airflow_provider_smstudio.studio.wire import V1
+from airflow_provider_smstudio.studio.protocol.messages import V1
 
 
 class FreezingProxy:

@@ -12,9 +12,10 @@ from client_bench import Bench, both_ways
 from faults import CELLS, EXPECTED, MOMENTS, RAN_ONCE, Fault, at, hurry, printed, ran
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, recorder
+from airflow_provider_smstudio.studio import NotebookJob
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import UnknownOutcomeError
+from airflow_provider_smstudio.studio.protocol import kernel_record
 
 
 def cut(how: str) -> Fault:
@@ -141,7 +142,7 @@ def test_a_kernel_that_keeps_no_record(
     bench: Bench, fault: str, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other kernels: nothing runs twice; what may be missing is marked; what cannot be known ends the run."""
-    monkeypatch.setattr(recorder, "supported", lambda info: False)
+    monkeypatch.setattr(kernel_record, "supported", lambda info: False)
     with contextlib.suppress(UnknownOutcomeError):
         run(bench, at(moment, bench, lambda: FAULTS[fault](bench.local)))
     finished = bench.events[-1]

@@ -23,9 +23,9 @@ from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.conduct import Handover
 from airflow_provider_smstudio.studio.errors import KernelDiedError
 from airflow_provider_smstudio.studio.hub import Hub, in_thread
-from airflow_provider_smstudio.studio.instance import FALL, FIRST, RISE, Memory
 from airflow_provider_smstudio.studio.livelog import LiveLog
 from airflow_provider_smstudio.studio.options import RunOptions
+from airflow_provider_smstudio.studio.protocol.instance_metrics import FALL, FIRST, RISE, Memory
 from airflow_provider_smstudio.studio.server import JupyterServer
 from airflow_provider_smstudio.studio.watcher import NotebookWatcher
 

@@ -276,9 +276,9 @@ class TestNoRecord:
 
     @pytest.fixture(autouse=True)
     def _no_record(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from airflow_provider_smstudio.studio import recorder
+        from airflow_provider_smstudio.studio.protocol import kernel_record
 
-        monkeypatch.setattr(recorder, "supported", lambda info: False)
+        monkeypatch.setattr(kernel_record, "supported", lambda info: False)
 
     def die_at(self, bench: Bench, path: str, at: Callable[[ev.Event], bool], **job: Any) -> None:
         """Run in this process until something happens, and leave as a dead process does."""

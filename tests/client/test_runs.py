@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from airflow_provider_smstudio.studio import NotebookJob, channel, runner
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import CellError
-from airflow_provider_smstudio.studio.wire import Message
+from airflow_provider_smstudio.studio.protocol.messages import Message
 
 
 def test_runs_cells_saves_outputs_and_leaves_nothing(either: Bench) -> None:

@@ -21,7 +21,7 @@ from deferred import begin, plain, run_deferred, watch, watching
 from faults import CELLS, EXPECTED, RAN_ONCE, hurry, printed, ran, wait_for
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, RunResult, checkpoint, recorder, watcher
+from airflow_provider_smstudio.studio import NotebookJob, RunResult, checkpoint, watcher
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.conduct import Handover
 from airflow_provider_smstudio.studio.errors import (
@@ -32,6 +32,7 @@ from airflow_provider_smstudio.studio.errors import (
     RunTakenOverError,
     RunTimeoutError,
 )
+from airflow_provider_smstudio.studio.protocol import kernel_record
 from airflow_provider_smstudio.studio.watcher import NotebookWatcher
 
 SLEEPS = "open('began', 'w').close()\nimport time\nprint('on', flush=True)\ntime.sleep(60)"
@@ -88,7 +89,7 @@ def test_nothing_is_lost_on_the_way_where_the_server_replays_nothing(
     bench = make_bench(local_studio_classic)
     monkeypatch.setattr(bench.local.switches, "replay", False)
     if not record:
-        monkeypatch.setattr(recorder, "supported", lambda info: False)
+        monkeypatch.setattr(kernel_record, "supported", lambda info: False)
     lines = "import time\nfor i in range(1000):\n    print(i, flush=True)\n    time.sleep(0.002)"
     result = run_deferred(bench, NotebookJob(bench.write("x = 1", lines, "print(x)")), bench.listen, after)
     expected = "".join(f"{i}\n" for i in range(1000))

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import pytest
 from jupyter_client.manager import start_new_kernel
 
-from airflow_provider_smstudio.studio import recorder
-from airflow_provider_smstudio.studio.wire import request
+from airflow_provider_smstudio.studio.protocol import kernel_record
+from airflow_provider_smstudio.studio.protocol.messages import request
 
 LIMIT = 200 * 2**20
 
@@ -85,7 +85,7 @@ class Client:
 
     def shown(self, msg_id):
         """Return what came over iopub for a request, except statuses."""
-        return [got for got in self.seen.get(msg_id, ()) if got["msg_type"] in recorder.KEPT_TYPES]
+        return [got for got in self.seen.get(msg_id, ()) if got["msg_type"] in kernel_record.KEPT_TYPES]
 
     def value(self, expression):
         """Evaluate in the kernel without running a cell or asking the record."""
@@ -97,34 +97,36 @@ class Client:
     # --- the record
 
     def housekeep(self, make, *arguments):
-        msg_id = self.new_id(recorder.HOUSEKEEPING)
+        msg_id = self.new_id(kernel_record.HOUSEKEEPING)
         content = self.ask(make(self.session, msg_id, *arguments))["content"]
         assert self.shown(msg_id) == []
         return content
 
     def install(self, run="run", limit=LIMIT):
-        return recorder.read_installed(self.housekeep(recorder.install_request, run, limit))
+        return kernel_record.read_installed(self.housekeep(kernel_record.install_request, run, limit))
 
     def state(self, since=0, run="run"):
-        return recorder.read_state(self.housekeep(recorder.state_request, since), run)
+        return kernel_record.read_state(self.housekeep(kernel_record.state_request, since), run)
 
     def entry(self, msg_id):
         (found,) = [entry for entry in self.state().requests if entry.msg_id == msg_id]
         return found
 
     def refuse(self, msg_id):
-        return recorder.read_refused(self.housekeep(recorder.refuse_request, msg_id))
+        return kernel_record.read_refused(self.housekeep(kernel_record.refuse_request, msg_id))
 
     def send_cell(self, code, msg_id):
         """Send a cell's request and wait for nothing."""
         content = {"code": code, "silent": False, "store_history": True, "stop_on_error": True}
         return self.send(request("execute_request", content, session=self.session, msg_id=msg_id))
 
-    def fetch(self, msg_id, max_bytes=recorder.MAX_ANSWER_BYTES):
+    def fetch(self, msg_id, max_bytes=kernel_record.MAX_ANSWER_BYTES):
         """Fetch all that is kept for a request, in chunks."""
         messages, start = [], 0
         while start is not None:
-            part = recorder.read_fetched(self.housekeep(recorder.fetch_request, msg_id, start, max_bytes))
+            part = kernel_record.read_fetched(
+                self.housekeep(kernel_record.fetch_request, msg_id, start, max_bytes)
+            )
             assert part.next is None or part.next == start + len(part.messages)
             messages += part.messages
             start = part.next
@@ -164,7 +166,7 @@ def kernel() -> Iterator[Client]:
 def client(kernel: Client) -> Client:
     """A kernel with an empty record."""
     kernel.install(run=uuid.uuid4().hex)
-    assert kernel.install() == recorder.Installed(ok=True, reason=None, resumed=False)
+    assert kernel.install() == kernel_record.Installed(ok=True, reason=None, resumed=False)
     return kernel
 
 
@@ -231,7 +233,7 @@ def test_a_long_ledger_comes_in_parts(client):
     ids = [client.run("raise ValueError('x' * 3000)")[0] for _ in range(5)]
     got, since = [], 0
     while since is not None:
-        state = recorder.read_state(client.housekeep(recorder.state_request, since, 9000), "run")
+        state = kernel_record.read_state(client.housekeep(kernel_record.state_request, since, 9000), "run")
         assert state.since == since
         got += state.requests
         since = state.next
@@ -248,7 +250,7 @@ def test_requests_of_others_are_not_recorded(client):
 def test_a_request_that_was_put_aside(client):
     content = {"code": "import time; time.sleep(.3); 1/0", "silent": False, "stop_on_error": True}
     first = client.send(request("execute_request", content, session=client.session, msg_id=client.new_id()))
-    second, reply = client.run("2", metadata=recorder.saved_metadata([first]))
+    second, reply = client.run("2", metadata=kernel_record.saved_metadata([first]))
     assert reply["status"] == "aborted"
     time.sleep(0.3)
     aborted = client.entry(second)
@@ -337,8 +339,8 @@ def test_the_user_sees_nothing_of_it(fresh):
     before = fresh.value(USER_VIEW)
     assert fresh.install().ok
     fresh.state()
-    assert recorder.read_fetched(fresh.housekeep(recorder.fetch_request, "unknown", 0)) is None
-    assert fresh.install() == recorder.Installed(ok=True, reason=None, resumed=True)
+    assert kernel_record.read_fetched(fresh.housekeep(kernel_record.fetch_request, "unknown", 0)) is None
+    assert fresh.install() == kernel_record.Installed(ok=True, reason=None, resumed=True)
     assert fresh.value(USER_VIEW) == before
     _, reply = fresh.run("(_, __, _i, len(In))")
     assert reply["execution_count"] == 3
@@ -388,13 +390,13 @@ def test_whatever_the_user_has_done(fresh, what):
     msg_id, reply = fresh.run("None")
     assert fresh.entry(msg_id).reply == reply
     assert_same(fresh, msg_id)
-    assert fresh.install(run="another") == recorder.Installed(ok=True, reason=None, resumed=False)
+    assert fresh.install(run="another") == kernel_record.Installed(ok=True, reason=None, resumed=False)
 
 
 @pytest.mark.parametrize("what", list(HOSTILE))
 def test_installed_after_whatever_the_user_has_done(fresh, what):
     fresh.run(HOSTILE[what])
-    assert fresh.install() == recorder.Installed(ok=True, reason=None, resumed=False)
+    assert fresh.install() == kernel_record.Installed(ok=True, reason=None, resumed=False)
 
 
 def test_redirected_output_is_not_the_cells(client):
@@ -411,7 +413,7 @@ def test_the_limit(client):
     assert (entry.kept, entry.dropped) == (2, 1)
     assert 9000 < entry.dropped_bytes < 10_500
     assert [m["content"].get("text", "")[:1] for m in client.fetch(second)] == ["", "z"]
-    third, _ = client.run("print('w' * 5000)", metadata=recorder.saved_metadata([first, second, "?", 1]))
+    third, _ = client.run("print('w' * 5000)", metadata=kernel_record.saved_metadata([first, second, "?", 1]))
     assert [client.entry(i).kept for i in (first, second, third)] == [0, 0, 2]
     client.install(limit=0)
     fourth, reply = client.run("print('v')")
@@ -422,7 +424,7 @@ def test_the_limit(client):
 def test_forgetting(client, tmp_path):
     path = tmp_path / "go"
     first, _ = client.run(LATE.format(path=str(path)) + "print('soon')")
-    assert recorder.read_forgotten(client.housekeep(recorder.forget_request, [first, "unknown"])) == 2
+    assert kernel_record.read_forgotten(client.housekeep(kernel_record.forget_request, [first, "unknown"])) == 2
     assert (client.entry(first).kept, client.entry(first).kept_bytes) == (0, 0)
     assert client.entry(first).reply["status"] == "ok"
     hear_late(client, path, first)
@@ -524,9 +526,9 @@ def test_an_interrupt_is_the_users(client):
 
 
 def test_a_restarted_kernel_has_no_record(fresh):
-    assert recorder.supported(fresh.info)
+    assert kernel_record.supported(fresh.info)
     assert fresh.state() is None
-    assert recorder.read_fetched(fresh.housekeep(recorder.fetch_request, "x", 0)) is None
+    assert kernel_record.read_fetched(fresh.housekeep(kernel_record.fetch_request, "x", 0)) is None
     fresh.install(run="theirs")
     assert fresh.state() is None
     assert fresh.state(run="theirs").requests == []

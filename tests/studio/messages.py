@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 
-from airflow_provider_smstudio.studio.recorder import HOUSEKEEPING
+from airflow_provider_smstudio.studio.protocol.kernel_record import HOUSEKEEPING
 
 KERNEL_SESSION = "3c8b6f1e-2f1ff7a3f4b7d0a5c1d2e3f4"
 DATE = "2026-11-06T07:00:00.123456Z"

@@ -13,7 +13,7 @@ from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.errors import ConnectionLostError
 from airflow_provider_smstudio.studio.options import RunOptions
-from airflow_provider_smstudio.studio.recorder import HOUSEKEEPING
+from airflow_provider_smstudio.studio.protocol.kernel_record import HOUSEKEEPING
 from airflow_provider_smstudio.studio.run import NotebookRun
 
 STARTED_AT = datetime(2026, 11, 6, 7, tzinfo=timezone.utc)

@@ -6,8 +6,8 @@ import messages as m
 import pytest
 
 from airflow_provider_smstudio.studio import inquiry as iq
-from airflow_provider_smstudio.studio.recorder import HOUSEKEEPING
-from airflow_provider_smstudio.studio.wire import request
+from airflow_provider_smstudio.studio.protocol.kernel_record import HOUSEKEEPING
+from airflow_provider_smstudio.studio.protocol.messages import request
 
 
 def ask(inquiries, kind=iq.READY, now=0.0):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from airflow_provider_smstudio.studio.instance import (
+from airflow_provider_smstudio.studio.protocol.instance_metrics import (
     FALL,
     FIRST,
     RISE,

@@ -12,16 +12,16 @@ from pathlib import Path
 import ipykernel.connect
 import pytest
 
-from airflow_provider_smstudio.studio import kernel_look, kernel_record
-from airflow_provider_smstudio.studio.kernel_look import GONE, THERE, UNKNOWN
+from airflow_provider_smstudio.studio.protocol import kernel_probe_source, kernel_record_source
+from airflow_provider_smstudio.studio.protocol.kernel_probe_source import GONE, THERE, UNKNOWN
 
 SLEEPS = "import sys, time; print(1, flush=True); time.sleep(60)"
 
 
 def named(pid: int) -> str:
     """Name a process as it would name itself."""
-    boot, namespace, *_ = (kernel_look.this_process() or "").split(" ")
-    return f"{boot} {namespace} {pid} {kernel_look._stat(str(pid))[19]}"
+    boot, namespace, *_ = (kernel_probe_source.this_process() or "").split(" ")
+    return f"{boot} {namespace} {pid} {kernel_probe_source._stat(str(pid))[19]}"
 
 
 @pytest.fixture
@@ -34,38 +34,38 @@ def other():
 
 
 def test_a_process_that_runs(other):
-    assert kernel_look.look(named(other.pid), "x") == THERE
-    assert kernel_look.look(kernel_look.this_process(), "x") == THERE
+    assert kernel_probe_source.look(named(other.pid), "x") == THERE
+    assert kernel_probe_source.look(kernel_probe_source.this_process(), "x") == THERE
 
 
 def test_one_that_is_frozen_is_there(other):
     other.send_signal(19)
-    assert kernel_look.look(named(other.pid), "x") == THERE
+    assert kernel_probe_source.look(named(other.pid), "x") == THERE
 
 
 def test_one_that_has_ended(other):
     name = named(other.pid)
     other.kill()
     os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
-    assert kernel_look.look(name, "x") == GONE  # its parent has not asked after it
+    assert kernel_probe_source.look(name, "x") == GONE  # its parent has not asked after it
     other.wait()
-    assert kernel_look.look(name, "x") == GONE
+    assert kernel_probe_source.look(name, "x") == GONE
 
 
 def test_another_process_of_the_same_number(other):
     name = named(other.pid)
-    assert kernel_look.look(f"{name}0", "x") == GONE
+    assert kernel_probe_source.look(f"{name}0", "x") == GONE
 
 
 @pytest.mark.parametrize("part", [0, 1], ids=["another machine", "another container"])
 def test_what_cannot_be_seen_from_here_is_unknown(other, part):
     name = named(other.pid).split(" ")
     name[part] = "elsewhere"
-    assert kernel_look.look(" ".join(name), "x") == UNKNOWN
+    assert kernel_probe_source.look(" ".join(name), "x") == UNKNOWN
 
 
 def test_the_record_names_its_process_in_the_same_way():
-    assert kernel_record._process() == kernel_look.this_process()
+    assert kernel_record_source._process() == kernel_probe_source.this_process()
 
 
 @pytest.fixture
@@ -87,20 +87,20 @@ def test_a_kernel_without_a_record_is_known_by_its_port(runtime):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         write(runtime, "other", port)
-        assert kernel_look.look(None, "other") == THERE
-    assert kernel_look.look(None, "other") == GONE
+        assert kernel_probe_source.look(None, "other") == THERE
+    assert kernel_probe_source.look(None, "other") == GONE
 
 
 def test_ports_that_do_not_tell(runtime):
-    assert kernel_look.look(None, "no file") == UNKNOWN
+    assert kernel_probe_source.look(None, "no file") == UNKNOWN
     write(runtime, "other", 9, transport="ipc")
-    assert kernel_look.look(None, "other") == UNKNOWN
+    assert kernel_probe_source.look(None, "other") == UNKNOWN
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     write(runtime, "mine", port)  # not even the one that looks can be seen
     write(runtime, "other", port)
-    assert kernel_look.look(None, "other") == UNKNOWN
+    assert kernel_probe_source.look(None, "other") == UNKNOWN
 
 
 def test_outside_of_a_kernel_no_port_tells():
-    assert kernel_look.by_port("other") == UNKNOWN
+    assert kernel_probe_source.by_port("other") == UNKNOWN

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_provider_smstudio.studio.errors import KernelNotFoundError
-from airflow_provider_smstudio.studio.kernelspecs import KernelSpecs, choose
+from airflow_provider_smstudio.studio.protocol.kernelspecs import KernelSpecs, choose
 
 SEP = "__SAGEMAKER_INTERNAL__"
 HERE = "arn:aws:sagemaker:eu-west-1:470317259841:"

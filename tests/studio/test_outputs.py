@@ -19,7 +19,7 @@ from airflow_provider_smstudio.studio.outputs import (
     WidgetStates,
     rate_limit_notice,
 )
-from airflow_provider_smstudio.studio.wire import request
+from airflow_provider_smstudio.studio.protocol.messages import request
 
 REQUEST = request("execute_request", {"code": "1"}, session="s")
 

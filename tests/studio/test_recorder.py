@@ -9,9 +9,9 @@ import warnings
 
 import pytest
 
-from airflow_provider_smstudio.studio import kernel_record, recorder
-from airflow_provider_smstudio.studio.kernel_record import Record
-from airflow_provider_smstudio.studio.wire import WireError
+from airflow_provider_smstudio.studio.protocol import kernel_record, kernel_record_source
+from airflow_provider_smstudio.studio.protocol.kernel_record_source import Record
+from airflow_provider_smstudio.studio.protocol.messages import WireError
 
 SESSION, RUN = "client-1", "run-1"
 INFO = {"implementation": "ipython", "language_info": {"name": "python"}}
@@ -138,24 +138,24 @@ class Kernel(Shell):
     """A shell, and the client's side of its record."""
 
     def ask(self, make, *arguments):
-        return self.evaluate(make(SESSION, f"x{recorder.HOUSEKEEPING}1", *arguments))
+        return self.evaluate(make(SESSION, f"x{kernel_record.HOUSEKEEPING}1", *arguments))
 
     def install(self, run=RUN, limit=10**6, session=SESSION):
-        message = recorder.install_request(session, f"x{recorder.HOUSEKEEPING}0", run, limit)
-        return recorder.read_installed(self.evaluate(message))
+        message = kernel_record.install_request(session, f"x{kernel_record.HOUSEKEEPING}0", run, limit)
+        return kernel_record.read_installed(self.evaluate(message))
 
     def state(self, *arguments, run=RUN):
-        return recorder.read_state(self.ask(recorder.state_request, *arguments), run)
+        return kernel_record.read_state(self.ask(kernel_record.state_request, *arguments), run)
 
     def entry(self, msg_id):
         (found,) = [entry for entry in self.state().requests if entry.msg_id == msg_id]
         return found
 
     def fetch(self, *arguments):
-        return recorder.read_fetched(self.ask(recorder.fetch_request, *arguments))
+        return kernel_record.read_fetched(self.ask(kernel_record.fetch_request, *arguments))
 
     def refuse(self, msg_id):
-        return recorder.read_refused(self.ask(recorder.refuse_request, msg_id))
+        return kernel_record.read_refused(self.ask(kernel_record.refuse_request, msg_id))
 
     def texts(self, msg_id):
         return [m["content"]["text"] for m in self.fetch(msg_id, 0).messages if "text" in m["content"]]
@@ -168,7 +168,7 @@ def kernel(monkeypatch):
     fake.get_ipython = lambda: made
     monkeypatch.setitem(sys.modules, "IPython", fake)
     yield made
-    sys.modules.pop(kernel_record.MODULE, None)
+    sys.modules.pop(kernel_record_source.MODULE, None)
 
 
 # --- the client's side
@@ -185,11 +185,11 @@ def kernel(monkeypatch):
     ],
 )
 def test_which_kernels_may_keep_a_record(info, expected):
-    assert recorder.supported(info) is expected
+    assert kernel_record.supported(info) is expected
 
 
 def test_a_request_is_silent_and_empty():
-    message = recorder.state_request("s", "a-record-b", 3)
+    message = kernel_record.state_request("s", "a-record-b", 3)
     assert (message["channel"], message["header"]["msg_id"], message["header"]["session"]) == (
         "shell",
         "a-record-b",
@@ -214,14 +214,14 @@ def test_what_is_asked_for_cannot_become_code(kernel, text):
     assert kernel.fetch(text, 0) is None
     assert kernel.refuse(text)
     assert not kernel.cell(text)
-    assert recorder.install_request(text, f"{text}-record-", text, 1)["content"]["user_expressions"][
+    assert kernel_record.install_request(text, f"{text}-record-", text, 1)["content"]["user_expressions"][
         "smstudio"
     ].isascii()
 
 
 def test_an_id_without_the_marker_is_refused():
     with pytest.raises(ValueError, match="-record-"):
-        recorder.state_request("s", "a-cell-1")
+        kernel_record.state_request("s", "a-cell-1")
 
 
 def reply_of(text):
@@ -229,11 +229,11 @@ def reply_of(text):
 
 
 READERS = [
-    recorder.read_installed,
-    lambda reply: recorder.read_state(reply, RUN),
-    recorder.read_fetched,
-    recorder.read_forgotten,
-    recorder.read_refused,
+    kernel_record.read_installed,
+    lambda reply: kernel_record.read_state(reply, RUN),
+    kernel_record.read_fetched,
+    kernel_record.read_forgotten,
+    kernel_record.read_refused,
 ]
 GARBAGE = [
     {},
@@ -265,22 +265,22 @@ def test_garbage_is_a_wire_error(reader, reply):
 def test_a_bad_message_is_a_wire_error(field, value):
     message = {"header": {}, "parent_header": {}, "metadata": {}, "content": {}, "buffers": ["AAE="]}
     answer = {"messages": [message], "dropped": 0, "next": None}
-    assert recorder.read_fetched(reply_of(json.dumps(answer))).messages[0]["buffers"] == [b"\0\1"]
+    assert kernel_record.read_fetched(reply_of(json.dumps(answer))).messages[0]["buffers"] == [b"\0\1"]
     message[field] = value
     with pytest.raises(WireError):
-        recorder.read_fetched(reply_of(json.dumps(answer)))
+        kernel_record.read_fetched(reply_of(json.dumps(answer)))
 
 
 def test_no_record_is_none():
     assert [read(reply_of("None")) for read in READERS[1:4]] == [None, None, None]
-    for reader in (recorder.read_installed, recorder.read_refused):
+    for reader in (kernel_record.read_installed, kernel_record.read_refused):
         with pytest.raises(WireError):
             reader(reply_of("None"))
 
 
 @pytest.mark.parametrize("refused", [True, False])
 def test_whether_a_request_was_refused(refused):
-    assert recorder.read_refused(reply_of(json.dumps({"refused": refused}))) is refused
+    assert kernel_record.read_refused(reply_of(json.dumps({"refused": refused}))) is refused
 
 
 # --- the kernel's side
@@ -288,7 +288,7 @@ def test_whether_a_request_was_refused(refused):
 
 def test_a_run_and_its_record(kernel):
     assert kernel.state() is None
-    assert kernel.install() == recorder.Installed(ok=True, reason=None, resumed=False)
+    assert kernel.install() == kernel_record.Installed(ok=True, reason=None, resumed=False)
     kernel.cell("c1", "one", "\udc80 é\u2028")
     kernel.cell("c2", reply={"status": "error", "ename": "E", "x": float("inf")})
     kernel.cell("c3", session="a browser")
@@ -308,7 +308,7 @@ def test_a_run_and_its_record(kernel):
 def test_the_same_run_goes_on_and_another_starts_anew(kernel):
     kernel.install()
     kernel.cell("c1", "one")
-    assert kernel.install(session="client-2") == recorder.Installed(ok=True, reason=None, resumed=True)
+    assert kernel.install(session="client-2") == kernel_record.Installed(ok=True, reason=None, resumed=True)
     kernel.cell("c2", session="client-2")
     kernel.cell("c3", session=SESSION)
     assert [entry.msg_id for entry in kernel.state().requests] == ["c1", "c2", "c3"]
@@ -319,15 +319,15 @@ def test_the_same_run_goes_on_and_another_starts_anew(kernel):
 
 def test_a_newer_module_replaces_an_older_one(kernel):
     kernel.install()
-    older = sys.modules[kernel_record.MODULE]
+    older = sys.modules[kernel_record_source.MODULE]
     older.VERSION = 0
     kernel.cell("c1")
     assert not kernel.install().resumed
-    assert sys.modules[kernel_record.MODULE] is not older
+    assert sys.modules[kernel_record_source.MODULE] is not older
     kernel.cell("c2", "two")
     assert [entry.msg_id for entry in kernel.state().requests] == ["c2"]
     assert kernel.texts("c2") == ["two"]
-    sys.modules[kernel_record.MODULE].uninstall()
+    sys.modules[kernel_record_source.MODULE].uninstall()
     assert "_really_send" not in vars(kernel.kernel.iopub_thread)
     assert vars(kernel.kernel.session).keys() == {"thread", "count"}
     assert "should_handle" not in vars(kernel.kernel)
@@ -352,9 +352,9 @@ def test_the_limit_and_what_is_saved(kernel):
     assert entry.kept_bytes < 2000 < entry.dropped_bytes
     kernel.cell("c2", "x" * 1500)
     assert (kernel.entry("c2").kept, kernel.entry("c2").dropped) == (1, 1)
-    kernel.cell("c3", "x" * 1500, metadata=recorder.saved_metadata(["c1", "c2", "unknown"]))
+    kernel.cell("c3", "x" * 1500, metadata=kernel_record.saved_metadata(["c1", "c2", "unknown"]))
     assert [(entry.kept, entry.dropped) for entry in kernel.state().requests] == [(0, 1), (0, 1), (2, 0)]
-    assert recorder.read_forgotten(kernel.ask(recorder.forget_request, ["c3"])) == 2
+    assert kernel_record.read_forgotten(kernel.ask(kernel_record.forget_request, ["c3"])) == 2
     kernel.publish("stream", {"text": "late"}, request("c3"))
     assert kernel.texts("c3") == ["late"]
 
@@ -383,9 +383,9 @@ def test_output_after_the_end_of_a_saved_cell_is_forgotten_only_once(kernel):
         b"{}",
     ]
     record.on_wire(message)
-    record.on_input("c2", recorder.saved_metadata(["c1"]))
+    record.on_input("c2", kernel_record.saved_metadata(["c1"]))
     record.on_wire(message)
-    record.on_input("c2", recorder.saved_metadata(["c1"]))
+    record.on_input("c2", kernel_record.saved_metadata(["c1"]))
     assert len(json.loads(record.fetch("c1", 0, 1000))["messages"]) == 1
 
 
@@ -507,7 +507,7 @@ def test_an_odd_request_is_left_to_the_kernel(kernel, odd):
 def test_a_forked_childs_messages_do_not_disturb_refusals(kernel, monkeypatch):
     kernel.install()
     kernel.refuse("c1")
-    monkeypatch.setitem(vars(sys.modules[kernel_record.MODULE]), "getpid", lambda: -1)
+    monkeypatch.setitem(vars(sys.modules[kernel_record_source.MODULE]), "getpid", lambda: -1)
     assert not kernel.kernel.should_handle("stream", request("c1"), [])
     assert kernel.kernel.should_handle("stream", request("c2"), [])
 
@@ -518,7 +518,7 @@ def test_a_broken_record_goes_on_putting_aside(kernel):
 
     kernel.install()
     kernel.refuse("c1")
-    sys.modules[kernel_record.MODULE]._recorder.record.on_wire = fail
+    sys.modules[kernel_record_source.MODULE]._recorder.record.on_wire = fail
     assert kernel.cell("c2")
     assert "ZeroDivisionError" in kernel.state().broken
     assert not kernel.cell("c1")
@@ -537,7 +537,7 @@ def test_what_was_taken_out_leaves_the_kernels_own_method(kernel):
     kernel.install()
     assert kernel.refuse("c1")
     assert "should_handle" in vars(kernel.kernel)
-    sys.modules[kernel_record.MODULE].uninstall()
+    sys.modules[kernel_record_source.MODULE].uninstall()
     assert "should_handle" not in vars(kernel.kernel)
     assert kernel.cell("c1")
 
@@ -546,7 +546,7 @@ def test_a_method_that_somebody_else_has_wrapped_stays(kernel):
     kernel.install()
     ours = kernel.kernel.should_handle
     kernel.kernel.should_handle = theirs = lambda *rest: ours(*rest)
-    sys.modules[kernel_record.MODULE].uninstall()
+    sys.modules[kernel_record_source.MODULE].uninstall()
     assert kernel.kernel.should_handle is theirs
     assert kernel.cell("c1")
 
@@ -587,7 +587,7 @@ def test_a_huge_reply_keeps_how_it_ended(kernel):
 
 def test_a_forked_child_records_nothing(kernel, monkeypatch):
     kernel.install()
-    monkeypatch.setitem(vars(sys.modules[kernel_record.MODULE]), "getpid", lambda: -1)
+    monkeypatch.setitem(vars(sys.modules[kernel_record_source.MODULE]), "getpid", lambda: -1)
     kernel.cell("c1", "x")
     assert kernel.state().requests == []
 
@@ -598,12 +598,12 @@ def test_a_failure_breaks_the_record_alone(kernel, failure):
         raise failure
 
     kernel.install()
-    sys.modules[kernel_record.MODULE]._recorder.record.on_wire = fail
+    sys.modules[kernel_record_source.MODULE]._recorder.record.on_wire = fail
     sent = len(kernel.kernel.iopub_thread.out)
     kernel.cell("c1", "x")
     assert len(kernel.kernel.iopub_thread.out) == sent + 4
     assert type(failure).__name__ in kernel.state().broken
-    assert kernel.install() == recorder.Installed(ok=False, reason=kernel.state().broken, resumed=True)
+    assert kernel.install() == kernel_record.Installed(ok=False, reason=kernel.state().broken, resumed=True)
 
 
 def test_an_interrupt_is_passed_on(kernel):
@@ -611,7 +611,7 @@ def test_an_interrupt_is_passed_on(kernel):
         raise KeyboardInterrupt
 
     kernel.install()
-    sys.modules[kernel_record.MODULE]._recorder.record.on_reply = interrupt
+    sys.modules[kernel_record_source.MODULE]._recorder.record.on_reply = interrupt
     with pytest.raises(KeyboardInterrupt):
         kernel.cell("c1")
     assert "KeyboardInterrupt" in kernel.state().broken
@@ -642,30 +642,30 @@ def test_what_cannot_be_sent_is_recorded_and_the_failure_passed_on(kernel):
 )
 def test_why_there_can_be_no_record(kernel, spoil, reason):
     spoil(kernel)
-    message = recorder.install_request(SESSION, "x-record-0", RUN, 0)
+    message = kernel_record.install_request(SESSION, "x-record-0", RUN, 0)
     value = repr(eval(message["content"]["user_expressions"]["smstudio"]))
-    installed = recorder.read_installed(reply_of(value))
+    installed = kernel_record.read_installed(reply_of(value))
     assert (installed.ok, installed.resumed) == (False, False)
     assert reason in installed.reason
-    assert kernel_record.MODULE not in sys.modules
+    assert kernel_record_source.MODULE not in sys.modules
 
 
 def test_the_thread_is_found_by_its_socket_as_well(kernel):
     thread = vars(kernel.kernel).pop("iopub_thread")
     kernel.kernel.iopub_socket = types.SimpleNamespace(io_thread=thread)
-    message = recorder.install_request(SESSION, "x-record-0", RUN, 0)
+    message = kernel_record.install_request(SESSION, "x-record-0", RUN, 0)
     assert '"ok": true' in repr(eval(message["content"]["user_expressions"]["smstudio"]))
 
 
 def test_an_answer_shows_as_it_is_in_every_way():
-    answer = kernel_record.Answer('{"a": 1}')
+    answer = kernel_record_source.Answer('{"a": 1}')
     printed = []
     answer._repr_pretty_(types.SimpleNamespace(text=printed.append), False)
     assert [repr(answer), *printed, *answer._repr_mimebundle_(include=None).values()] == ['{"a": 1}'] * 3
 
 
 def test_the_kernels_source_is_ascii_and_compiles_without_warnings():
-    text = recorder._source()
+    text = kernel_record._source()
     assert text.isascii()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

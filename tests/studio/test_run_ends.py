@@ -19,7 +19,7 @@ from airflow_provider_smstudio.studio.errors import (
     RunKilledError,
     UnknownOutcomeError,
 )
-from airflow_provider_smstudio.studio.instance import Memory, Reading
+from airflow_provider_smstudio.studio.protocol.instance_metrics import Memory, Reading
 
 
 def everything_after(driver):

@@ -15,8 +15,8 @@ from jupyter_server.services.kernels.connection.base import (
     serialize_msg_to_ws_v1,
 )
 
-from airflow_provider_smstudio.studio import wire
-from airflow_provider_smstudio.studio.wire import V1, WireError, decode, encode, parent_id, request
+from airflow_provider_smstudio.studio.protocol import messages
+from airflow_provider_smstudio.studio.protocol.messages import V1, WireError, decode, encode, parent_id, request
 
 HEADER = {
     "msg_id": "a",
@@ -276,4 +276,4 @@ def test_the_parents_id_is_a_text_or_none(parent, expected):
 def test_a_wire_error_is_a_value_error_and_tells_the_size():
     with pytest.raises(ValueError, match="3 characters or bytes") as caught:
         decode(b"abc", V1)
-    assert type(caught.value) is wire.WireError
+    assert type(caught.value) is messages.WireError

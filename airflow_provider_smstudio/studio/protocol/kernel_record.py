@@ -1,7 +1,8 @@
 """The record that an IPython kernel keeps of what it did for a run: requests to it and their answers; pure.
 
 Output sent into a broken websocket, or held back by jupyter_server's rate limiter, never reaches the client.
-So the kernel itself keeps what it sent (:mod:`~airflow_provider_smstudio.studio.kernel_record`), and the client
+So the kernel itself keeps what it sent (:mod:`~airflow_provider_smstudio.studio.protocol.kernel_record_source`),
+and the client
 fetches it when it suspects a gap. The record is the ledger as well: which requests the kernel has taken and how
 each ended, so that a worker which takes over runs nothing twice.
 
@@ -19,23 +20,23 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_smstudio.studio import kernel_record
-from airflow_provider_smstudio.studio.wire import Message, WireError, request
+from airflow_provider_smstudio.studio.protocol import kernel_record_source
+from airflow_provider_smstudio.studio.protocol.messages import Message, WireError, request
 
-HOUSEKEEPING = kernel_record.HOUSEKEEPING
+HOUSEKEEPING = kernel_record_source.HOUSEKEEPING
 """Part of the ``msg_id`` of every request to the record; the record takes no notice of such requests."""
 
-VERSION = kernel_record.VERSION
+VERSION = kernel_record_source.VERSION
 """Version of the kernel's side and of its answers."""
 
-KEPT_TYPES = kernel_record.KEPT_TYPES
+KEPT_TYPES = kernel_record_source.KEPT_TYPES
 """Types of the messages on iopub that a record keeps; of a status it notes the time."""
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 """How long an answer may be by default, unless it is a single message."""
 
 _EXPRESSION = "smstudio"
-_MODULE = repr(kernel_record.MODULE)
+_MODULE = repr(kernel_record_source.MODULE)
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def saved_metadata(saved: Iterable[str]) -> dict[str, Any]:
 
     :param saved: ids of the requests whose outputs the kernel need not keep any longer.
     """
-    return {kernel_record.METADATA_KEY: {"saved": list(saved)}}
+    return {kernel_record_source.METADATA_KEY: {"saved": list(saved)}}
 
 
 def read_installed(reply: Mapping[str, Any]) -> Installed:
@@ -282,7 +283,7 @@ def read_refused(reply: Mapping[str, Any]) -> bool:
 
 @cache
 def _source() -> str:
-    return Path(kernel_record.__file__).read_text(encoding="utf-8")
+    return Path(kernel_record_source.__file__).read_text(encoding="utf-8")
 
 
 def _call(operation: str, *arguments: Any) -> str:

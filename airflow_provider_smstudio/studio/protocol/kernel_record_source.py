@@ -3,7 +3,8 @@
 It runs on whatever Python and ipykernel the image has: standard library only, Python 3.6 syntax, ipykernel 5
 and later. It is no module of the user's: it lives in ``sys.modules`` under :data:`MODULE`, adds no name to the
 notebook's namespace, and wraps three methods of the kernel. A failure in here never reaches the kernel; it ends
-the recording and shows as ``broken``. :mod:`~airflow_provider_smstudio.studio.recorder` is the other side.
+the recording and shows as ``broken``.
+:mod:`~airflow_provider_smstudio.studio.protocol.kernel_record` is the other side.
 """
 
 import base64
