@@ -12,7 +12,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from airflow_provider_smstudio.studio.app_types import DOMAIN_ID, NAME
 from airflow_provider_smstudio.studio.errors import InvalidInputError
-from airflow_provider_smstudio.studio.paths import clean_path
+from airflow_provider_smstudio.studio.notebook.paths import clean_path
 
 if TYPE_CHECKING:
     from urllib.parse import SplitResult

@@ -339,7 +339,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
     def _remember(self, context: Context) -> None:
         """Know again what the process knew that has begun the run, for the lineage."""
         from airflow_provider_smstudio._lineage import RunLineage
-        from airflow_provider_smstudio.studio.notebook import default_output_path
+        from airflow_provider_smstudio.studio.notebook.document import default_output_path
 
         try:
             job = self._job(run_name(context))

@@ -17,9 +17,8 @@ from datetime import datetime
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import events as ev
-from airflow_provider_smstudio.studio import handed, verdicts
 from airflow_provider_smstudio.studio import inquiry as iq
-from airflow_provider_smstudio.studio import notebook as nb
+from airflow_provider_smstudio.studio import verdicts
 from airflow_provider_smstudio.studio.errors import CellError, HandedValueError, StudioError, UnknownOutcomeError
 from airflow_provider_smstudio.studio.events import Event
 from airflow_provider_smstudio.studio.execution import (
@@ -28,10 +27,17 @@ from airflow_provider_smstudio.studio.execution import (
     cell_msg_id,
     execute_request,
 )
-from airflow_provider_smstudio.studio.ledger import Ledger
-from airflow_provider_smstudio.studio.notebook import CodeCell
+from airflow_provider_smstudio.studio.notebook import document as nb
+from airflow_provider_smstudio.studio.notebook import values
+from airflow_provider_smstudio.studio.notebook.document import CodeCell
+from airflow_provider_smstudio.studio.notebook.outputs import (
+    CellOutputs,
+    Displays,
+    WidgetStates,
+    rate_limit_notice,
+)
+from airflow_provider_smstudio.studio.notebook.run_metadata import Ledger
 from airflow_provider_smstudio.studio.options import RunOptions
-from airflow_provider_smstudio.studio.outputs import CellOutputs, Displays, WidgetStates, rate_limit_notice
 from airflow_provider_smstudio.studio.protocol import kernel_record
 from airflow_provider_smstudio.studio.protocol.messages import Message, WireError, parent_id
 from airflow_provider_smstudio.studio.schedule import SaveSchedule
@@ -168,7 +174,7 @@ class CellFlow(ABC):
                 outputs.seed(self.notebook.cells[cell.index]["outputs"])
             suspect = self._resumed and not self._unbroken
             made = self._executions[msg_id] = Execution(cell, msg_id, started, outputs, suspect=suspect)
-            made.hands_out = any(map(handed.values_of, self.notebook.cells[cell.index]["outputs"]))
+            made.hands_out = any(map(values.values_of, self.notebook.cells[cell.index]["outputs"]))
         return self._executions[msg_id]
 
     def _send_cell(self, execution: Execution, now: float) -> list[Event]:
@@ -264,7 +270,7 @@ class CellFlow(ABC):
             return []
         if output["output_type"] == "error":
             execution.error_output = output
-        execution.hands_out = execution.hands_out or bool(handed.values_of(output))
+        execution.hands_out = execution.hands_out or bool(values.values_of(output))
         events: list[Event] = [ev.CellOutput(execution.cell, output)] if show else []
         if exceeded:
             reason = f"the Jupyter server dropped output of this cell: its {exceeded} limit was exceeded"
@@ -340,9 +346,9 @@ class CellFlow(ABC):
         """Note the values that a cell hands out; return why that cannot be."""
         try:
             for output in execution.outputs.collect() if execution.hands_out else ():
-                found = handed.values_of(output)
+                found = values.values_of(output)
                 if found:
-                    self._ledger.values = handed.add(self._ledger.values, found, self._name(execution.cell))
+                    self._ledger.values = values.add(self._ledger.values, found, self._name(execution.cell))
         except HandedValueError as error:
             return error
         return None

@@ -19,11 +19,11 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio import verdicts
 from airflow_provider_smstudio.studio.errors import RunError, RunKilledError, StudioError, from_plain
 from airflow_provider_smstudio.studio.job import NotebookJob
-from airflow_provider_smstudio.studio.notebook import METADATA_KEY
+from airflow_provider_smstudio.studio.notebook import document as nb
+from airflow_provider_smstudio.studio.notebook.document import METADATA_KEY
 
 SESSION_PREFIX = "smstudio-"
 """How the file names of our sessions' paths begin."""

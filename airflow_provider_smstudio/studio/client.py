@@ -11,7 +11,6 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_provider_smstudio.studio import checkpoint, earlier
-from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.app_types import JUPYTER_LAB
 from airflow_provider_smstudio.studio.apps import AppState, ControlPlane
 from airflow_provider_smstudio.studio.cleanup import AbandonedRun, abandoned_runs, remove
@@ -24,6 +23,7 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.job import ON_UNKNOWN_CELL, RESUME, NotebookJob
 from airflow_provider_smstudio.studio.login import StudioSession
+from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.runner import Listener, NotebookRunner
 from airflow_provider_smstudio.studio.server import JupyterServer, save_request
 

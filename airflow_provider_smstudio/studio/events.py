@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio.errors import StudioError
-from airflow_provider_smstudio.studio.notebook import CodeCell
+from airflow_provider_smstudio.studio.notebook.document import CodeCell
 from airflow_provider_smstudio.studio.protocol.instance_metrics import Reading
 from airflow_provider_smstudio.studio.protocol.messages import Message
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio.notebook import CodeCell
-from airflow_provider_smstudio.studio.outputs import CellOutputs
+from airflow_provider_smstudio.studio.notebook.document import CodeCell
+from airflow_provider_smstudio.studio.notebook.outputs import CellOutputs
 from airflow_provider_smstudio.studio.protocol.messages import Message, request
 
 

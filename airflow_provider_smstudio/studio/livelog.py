@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio import verdicts
 from airflow_provider_smstudio.studio.errors import CellError
-from airflow_provider_smstudio.studio.notebook import CodeCell
+from airflow_provider_smstudio.studio.notebook.document import CodeCell
 from airflow_provider_smstudio.studio.protocol.instance_metrics import RISE, describe
 
 Write = Callable[[int, str], None]

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from nbformat import NotebookNode
 
 import airflow_provider_smstudio
-from airflow_provider_smstudio.studio import checkpoint, parameters
-from airflow_provider_smstudio.studio import notebook as nb
+from airflow_provider_smstudio.studio import checkpoint
 from airflow_provider_smstudio.studio.checkpoint import Identity
 from airflow_provider_smstudio.studio.errors import InvalidInputError, OutputPathError
 from airflow_provider_smstudio.studio.job import NotebookJob
+from airflow_provider_smstudio.studio.notebook import document as nb
+from airflow_provider_smstudio.studio.notebook import parameters
 from airflow_provider_smstudio.studio.protocol import kernelspecs, messages
 from airflow_provider_smstudio.studio.server import JupyterServer
 

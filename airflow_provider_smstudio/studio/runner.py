@@ -13,7 +13,6 @@ from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import checkpoint, conduct, earlier
 from airflow_provider_smstudio.studio import events as ev
-from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.activity import ActivityKeeper
 from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.conduct import KILL_GRACE, Handover
@@ -30,6 +29,7 @@ from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
 from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.lookout import Lookout
 from airflow_provider_smstudio.studio.metering import in_daemon, look
+from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.observer import Observer
 from airflow_provider_smstudio.studio.output_guard import OutputGuard
 from airflow_provider_smstudio.studio.preparing import Prepared, prepare

@@ -13,7 +13,6 @@ from urllib.parse import quote, urlsplit
 import requests
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.app_types import JUPYTER_SERVER
 from airflow_provider_smstudio.studio.errors import (
     NotANotebookError,
@@ -24,6 +23,7 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.login import StudioSession
 from airflow_provider_smstudio.studio.metering import InstanceMeter
+from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.protocol.kernelspecs import KernelChoice, KernelSpecs
 
 _T = TypeVar("_T")

@@ -20,7 +20,6 @@ from nbformat import NotebookNode
 from airflow_provider_smstudio.studio import async_channel as channels
 from airflow_provider_smstudio.studio import checkpoint, conduct, spooled
 from airflow_provider_smstudio.studio import events as ev
-from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.activity import ActivityKeeper
 from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.conduct import KILL_GRACE, Handover
@@ -38,11 +37,12 @@ from airflow_provider_smstudio.studio.job import RunResult
 from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.lookout import Lookout
 from airflow_provider_smstudio.studio.metering import in_daemon, look
+from airflow_provider_smstudio.studio.notebook import document as nb
+from airflow_provider_smstudio.studio.notebook.spool import NotebookSpool
 from airflow_provider_smstudio.studio.observer import Observer
 from airflow_provider_smstudio.studio.output_guard import OutputGuard
 from airflow_provider_smstudio.studio.protocol.messages import Message
 from airflow_provider_smstudio.studio.run import NotebookRun
-from airflow_provider_smstudio.studio.spool import NotebookSpool
 
 log = logging.getLogger(__name__)
 

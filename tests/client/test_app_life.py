@@ -23,7 +23,7 @@ from airflow_provider_smstudio.studio.errors import (
     ServerError,
 )
 from airflow_provider_smstudio.studio.execution import execute_request
-from airflow_provider_smstudio.studio.notebook import CodeCell
+from airflow_provider_smstudio.studio.notebook.document import CodeCell
 
 ASKED: dict[str, Any] = {"session_id": "a-person", "stop_on_error": True, "saved": []}
 

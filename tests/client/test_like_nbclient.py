@@ -19,7 +19,7 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from airflow_provider_smstudio.studio.errors import CellError
-from airflow_provider_smstudio.studio.outputs import StreamText
+from airflow_provider_smstudio.studio.notebook.outputs import StreamText
 
 
 def tagged(source: str, *tags: str, **arguments: Any) -> nbformat.NotebookNode:

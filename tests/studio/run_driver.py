@@ -10,8 +10,8 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from airflow_provider_smstudio.studio import events as ev
-from airflow_provider_smstudio.studio import notebook as nb
 from airflow_provider_smstudio.studio.errors import ConnectionLostError
+from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.options import RunOptions
 from airflow_provider_smstudio.studio.protocol.kernel_record import HOUSEKEEPING
 from airflow_provider_smstudio.studio.run import NotebookRun

@@ -7,8 +7,9 @@ import pytest
 from nbformat.v4 import new_output
 from run_driver import Driver
 
-from airflow_provider_smstudio.studio import checkpoint, handed
+from airflow_provider_smstudio.studio import checkpoint
 from airflow_provider_smstudio.studio.errors import HandedValueError
+from airflow_provider_smstudio.studio.notebook import values
 
 
 def display(data, metadata=None):
@@ -21,19 +22,19 @@ def named(name, value):
 
 @pytest.mark.parametrize("value", [1204, "text", None, True, 1.5, [1, 2], {"a": {"b": []}}])
 def test_our_own_form(value):
-    assert handed.values_of(named("orders", value)) == {"orders": value}
+    assert values.values_of(named("orders", value)) == {"orders": value}
 
 
 def test_of_scrapbook():
     scrap = {"name": "orders", "data": {"n": 1}, "encoder": "json", "version": 1}
     shown = display({"application/scrapbook.scrap.json+json": scrap}, {"scrapbook": {"name": "orders"}})
-    assert handed.values_of(shown) == {"orders": {"n": 1}}
+    assert values.values_of(shown) == {"orders": {"n": 1}}
     text = {**scrap, "data": "many", "encoder": "text"}
-    assert handed.values_of(display({"application/scrapbook.scrap.text+json": text})) == {"orders": "many"}
+    assert values.values_of(display({"application/scrapbook.scrap.text+json": text})) == {"orders": "many"}
 
 
 def test_of_papermill():
-    assert handed.values_of(display({"application/papermill.record+json": {"a": 1, "b": 2}})) == {"a": 1, "b": 2}
+    assert values.values_of(display({"application/papermill.record+json": {"a": 1, "b": 2}})) == {"a": 1, "b": 2}
 
 
 @pytest.mark.parametrize(
@@ -47,31 +48,31 @@ def test_of_papermill():
     ],
 )
 def test_what_is_none(output):
-    assert handed.values_of(output) == {}
+    assert values.values_of(output) == {}
 
 
 def test_the_later_of_two_counts():
-    assert handed.add({"a": 1, "b": 2}, {"a": 3}, "cell 1/1") == {"a": 3, "b": 2}
+    assert values.add({"a": 1, "b": 2}, {"a": 3}, "cell 1/1") == {"a": 3, "b": 2}
 
 
 @pytest.mark.parametrize("name", ["", "return_value", "_link_x", "a b", "1a", "x" * 129, "skipmixin_key", "a;b"])
 def test_names_that_cannot_be(name):
     with pytest.raises(HandedValueError, match="cell 2/3 hands out a value under the name") as caught:
-        handed.add({}, {name: 1}, "cell 2/3")
+        values.add({}, {name: 1}, "cell 2/3")
     assert caught.value.value_name == name
 
 
 def test_what_is_no_json():
     with pytest.raises(HandedValueError, match="hands out 'a', which is no JSON"):
-        handed.add({}, {"a": float("nan")}, "cell 1/1")
+        values.add({}, {"a": float("nan")}, "cell 1/1")
 
 
 def test_too_much():
-    known = handed.add({}, {"a": "x" * 40_000}, "cell 1/2")
+    known = values.add({}, {"a": "x" * 40_000}, "cell 1/2")
     with pytest.raises(
         HandedValueError, match="with 'b' of cell 2/2, the values .* have 59 KiB, and 48 are the most"
     ):
-        handed.add(known, {"b": "x" * 20_000}, "cell 2/2")
+        values.add(known, {"b": "x" * 20_000}, "cell 2/2")
 
 
 def shows(name, value):

@@ -8,8 +8,8 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from airflow_provider_smstudio.studio import errors
-from airflow_provider_smstudio.studio.ledger import Ledger
-from airflow_provider_smstudio.studio.notebook import begin_metadata, code_cells
+from airflow_provider_smstudio.studio.notebook.document import begin_metadata, code_cells
+from airflow_provider_smstudio.studio.notebook.run_metadata import Ledger
 
 NOW = datetime(2026, 11, 6, 7, tzinfo=timezone.utc)
 START = NOW.isoformat()

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pytest
 
-from airflow_provider_smstudio.studio.literals import LiteralError, python, r, scala
+from airflow_provider_smstudio.studio.notebook.literals import LiteralError, python, r, scala
 
 HOUR_AND_HALF = timezone(timedelta(hours=1, minutes=30))
 ODD_ZONE = timezone(-timedelta(hours=5, minutes=53, seconds=28))

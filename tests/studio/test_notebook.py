@@ -10,7 +10,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output, new_raw_cell
 
 from airflow_provider_smstudio.studio.errors import InvalidInputError, NotANotebookError
-from airflow_provider_smstudio.studio.notebook import (
+from airflow_provider_smstudio.studio.notebook.document import (
     begin_metadata,
     clean_path,
     code_cells,

@@ -11,7 +11,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_notebook, output_from_msg
 
-from airflow_provider_smstudio.studio.outputs import (
+from airflow_provider_smstudio.studio.notebook.outputs import (
     WIDGET_STATE,
     CellOutputs,
     Displays,

@@ -11,7 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from airflow_provider_smstudio.studio.errors import ParameterError
-from airflow_provider_smstudio.studio.parameters import (
+from airflow_provider_smstudio.studio.notebook.parameters import (
     PYTHON,
     SCALA,
     R,

@@ -18,8 +18,8 @@ from typing import Any
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
-from airflow_provider_smstudio.studio import literals
 from airflow_provider_smstudio.studio.errors import ParameterError
+from airflow_provider_smstudio.studio.notebook import literals
 
 PARAMETERS_TAG = "parameters"
 """Tag of the cell that holds a notebook's own parameters and their defaults."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from airflow_provider_smstudio.studio.errors import HandedValueError
-from airflow_provider_smstudio.studio.notebook import METADATA_KEY
+from airflow_provider_smstudio.studio.notebook.document import METADATA_KEY
 
 MOST_BYTES = 48 * 1024
 """All values of a run together, as JSON: Airflow keeps them in its database."""

@@ -18,7 +18,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio.errors import NotANotebookError
-from airflow_provider_smstudio.studio.paths import clean_path as clean_path
+from airflow_provider_smstudio.studio.notebook.paths import clean_path as clean_path
 
 SKIP_TAG = "skip-execution"
 """Tag of a cell that is not run; what it shows stays."""

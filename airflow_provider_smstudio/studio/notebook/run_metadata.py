@@ -14,7 +14,7 @@ from typing import Any
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio.errors import CellError, RunError, RunKilledError, StudioError
-from airflow_provider_smstudio.studio.notebook import METADATA_KEY, CodeCell
+from airflow_provider_smstudio.studio.notebook.document import METADATA_KEY, CodeCell
 from airflow_provider_smstudio.studio.protocol.messages import Message
 
 
