@@ -69,7 +69,7 @@ def _ours(variant: str) -> Callable[[Job], dict[str, float]]:
     import boto3
 
     from airflow_provider_smstudio.studio import NotebookJob, Studio
-    from airflow_provider_smstudio.studio import events as ev
+    from airflow_provider_smstudio.studio.execution import events as ev
     from airflow_provider_smstudio.studio.livelog import LiveLog
 
     studio = Studio(

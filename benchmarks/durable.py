@@ -28,9 +28,9 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.studio import NotebookJob, Studio, conduct
-from airflow_provider_smstudio.studio import events as ev
-from airflow_provider_smstudio.studio.options import RunOptions
-from airflow_provider_smstudio.studio.schedule import SaveSchedule
+from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution.autosave import SaveSchedule
+from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.server import JupyterServer
 
 LIMIT = 1.05

@@ -19,8 +19,8 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio import verdicts
 from airflow_provider_smstudio.studio.errors import RunError, RunKilledError, StudioError, from_plain
+from airflow_provider_smstudio.studio.execution import outcomes
 from airflow_provider_smstudio.studio.job import NotebookJob
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.notebook.document import METADATA_KEY
@@ -178,7 +178,7 @@ def error_of(saved: NotebookNode) -> StudioError | None:
                     (item for item in found.outputs if item.get("output_type") == "error"), {}
                 )
                 name = f"cell {cell.number}/{len(cells)}"
-                return verdicts.cell_error(cell, name, *verdicts.raised(shown))
+                return outcomes.cell_error(cell, name, *outcomes.raised(shown))
     if state == "killed":
         return RunKilledError("the run was stopped")
     if state in ("failed", "cell-failed"):

@@ -13,11 +13,11 @@ from nbformat import NotebookNode
 from airflow_provider_smstudio.studio import checkpoint
 from airflow_provider_smstudio.studio.checkpoint import Identity
 from airflow_provider_smstudio.studio.errors import CellError, RunError, RunTakenOverError, StudioError
-from airflow_provider_smstudio.studio.events import CheckProcess
+from airflow_provider_smstudio.studio.execution.events import CheckProcess
+from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
 from airflow_provider_smstudio.studio.lookout import Finding
 from airflow_provider_smstudio.studio.notebook import document as nb
-from airflow_provider_smstudio.studio.options import RunOptions
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import Any
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import checkpoint, conduct
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.checkpoint import Identity
 from airflow_provider_smstudio.studio.errors import InvalidInputError, StudioError, UnknownOutcomeError
+from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.job import NotebookJob
 from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.notebook import document as nb

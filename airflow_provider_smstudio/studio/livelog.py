@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio import events as ev
-from airflow_provider_smstudio.studio import verdicts
 from airflow_provider_smstudio.studio.errors import CellError
+from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution import outcomes
 from airflow_provider_smstudio.studio.notebook.document import CodeCell
 from airflow_provider_smstudio.studio.protocol.instance_metrics import RISE, describe
 
@@ -137,7 +137,7 @@ class LiveLog:
         for output in event.outputs:
             self._output(event.cell, output)
             if output["output_type"] == "error":  # what the cell may raise, since the run went on
-                for line in _some(verdicts.raised(output)[2].splitlines()):
+                for line in _some(outcomes.raised(output)[2].splitlines()):
                     self._line(event.cell, line)
         self._rest()
 

@@ -19,7 +19,6 @@ from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import async_channel as channels
 from airflow_provider_smstudio.studio import checkpoint, conduct, spooled
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.activity import ActivityKeeper
 from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.conduct import KILL_GRACE, Handover
@@ -32,6 +31,8 @@ from airflow_provider_smstudio.studio.errors import (
     RunTimeoutError,
     StudioError,
 )
+from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution.run import NotebookRun
 from airflow_provider_smstudio.studio.hub import Hub, SharedStudio, in_thread
 from airflow_provider_smstudio.studio.job import RunResult
 from airflow_provider_smstudio.studio.lease import KernelLease
@@ -42,7 +43,6 @@ from airflow_provider_smstudio.studio.notebook.spool import NotebookSpool
 from airflow_provider_smstudio.studio.observer import Observer
 from airflow_provider_smstudio.studio.output_guard import OutputGuard
 from airflow_provider_smstudio.studio.protocol.messages import Message
-from airflow_provider_smstudio.studio.run import NotebookRun
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.studio import NotebookJob, RunResult, Studio
-from airflow_provider_smstudio.studio import events as ev
+from airflow_provider_smstudio.studio.execution import events as ev
 
 CLASSIC_KERNEL = "python3__SAGEMAKER_INTERNAL__arn:aws:sagemaker:us-east-1:081325390199:image/datascience-1.0"
 

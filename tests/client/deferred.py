@@ -10,8 +10,8 @@ from dataclasses import replace
 from client_bench import Bench, client_of
 
 from airflow_provider_smstudio.studio import NotebookJob, RunResult, Studio
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.conduct import Handover
+from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.hub import Hub, in_thread
 from airflow_provider_smstudio.studio.watcher import NotebookWatcher
 

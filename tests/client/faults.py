@@ -11,9 +11,10 @@ import pytest
 from client_bench import Bench
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import async_channel, channel, conduct, schedule
-from airflow_provider_smstudio.studio import events as ev
-from airflow_provider_smstudio.studio.options import RunOptions
+from airflow_provider_smstudio.studio import async_channel, channel, conduct
+from airflow_provider_smstudio.studio.execution import autosave
+from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution.options import RunOptions
 
 Fault = Callable[[LocalStudio], None]
 
@@ -41,7 +42,7 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(channel, "SILENCE_LIMIT", 1.0)
     patch.setattr(async_channel, "PING_AFTER", 0.2)
     patch.setattr(async_channel, "SILENCE_LIMIT", 1.0)
-    patch.setattr(schedule, "_SHARE", 0)  # a slow machine must not put the save off that a fault waits for
+    patch.setattr(autosave, "_SHARE", 0)  # a slow machine must not put the save off that a fault waits for
     quick = RunOptions(
         autosave_interval=0.1, check_interval=1.0, settle_time=1.0, unheard_limit=1.0, heartbeat_interval=1.0
     )

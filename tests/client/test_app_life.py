@@ -22,7 +22,7 @@ from airflow_provider_smstudio.studio.errors import (
     InvalidInputError,
     ServerError,
 )
-from airflow_provider_smstudio.studio.execution import execute_request
+from airflow_provider_smstudio.studio.execution.cell_request import execute_request
 from airflow_provider_smstudio.studio.notebook.document import CodeCell
 
 ASKED: dict[str, Any] = {"session_id": "a-person", "stop_on_error": True, "saved": []}

@@ -15,7 +15,6 @@ from nbformat.v4 import new_code_cell
 
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.studio import NotebookJob, NotebookRunner
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import (
     AppFailedError,
     AppNotReadyError,
@@ -35,6 +34,7 @@ from airflow_provider_smstudio.studio.errors import (
     RunKilledError,
     StudioError,
 )
+from airflow_provider_smstudio.studio.execution import events as ev
 
 
 class TestWhichStudio:

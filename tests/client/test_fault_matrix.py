@@ -13,8 +13,8 @@ from faults import CELLS, EXPECTED, MOMENTS, RAN_ONCE, Fault, at, hurry, printed
 
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.studio import NotebookJob
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import UnknownOutcomeError
+from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.protocol import kernel_record
 
 

@@ -12,8 +12,8 @@ from deferred import begin, watch, watching
 from faults import hurry, wait_for
 
 from airflow_provider_smstudio.studio import NotebookJob
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.conduct import Handover
+from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.server import JupyterServer
 
 PRINTS = (

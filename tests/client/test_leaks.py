@@ -17,7 +17,6 @@ from client_bench import Bench
 
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.studio import NotebookJob, conduct
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     KernelStartError,
@@ -26,7 +25,8 @@ from airflow_provider_smstudio.studio.errors import (
     ServerError,
     StudioError,
 )
-from airflow_provider_smstudio.studio.options import RunOptions
+from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution.options import RunOptions
 
 
 def wait_until_clean(bench: Bench, seconds: float = 15) -> None:

@@ -12,8 +12,8 @@ from client_bench import Bench, client_of
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.studio import NotebookJob, conduct
 from airflow_provider_smstudio.studio.errors import StudioError
+from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.livelog import LiveLog
-from airflow_provider_smstudio.studio.options import RunOptions
 
 SILENT = "import time\ntime.sleep(9)\nprint('done')"
 

@@ -19,12 +19,12 @@ from scripted_door import BASE, Answer, Door, data, html, open_door, to
 from airflow_provider_smstudio.local import door as local_door
 from airflow_provider_smstudio.local.wire import response
 from airflow_provider_smstudio.studio import NotebookJob, Studio, conduct, metering, runner
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.conduct import Handover
 from airflow_provider_smstudio.studio.errors import KernelDiedError
+from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.hub import Hub, in_thread
 from airflow_provider_smstudio.studio.livelog import LiveLog
-from airflow_provider_smstudio.studio.options import RunOptions
 from airflow_provider_smstudio.studio.protocol.instance_metrics import FALL, FIRST, RISE, Memory
 from airflow_provider_smstudio.studio.server import JupyterServer
 from airflow_provider_smstudio.studio.watcher import NotebookWatcher

@@ -12,8 +12,8 @@ from client_bench import CLASSIC_KERNEL, Bench
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from airflow_provider_smstudio.studio import NotebookJob, channel, runner
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import CellError
+from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.protocol.messages import Message
 
 

@@ -16,7 +16,6 @@ from faults import wait_for
 from nbformat.v4 import new_code_cell
 
 from airflow_provider_smstudio.studio import NotebookJob, channel, conduct
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.conduct import Handover
 from airflow_provider_smstudio.studio.errors import (
@@ -27,9 +26,10 @@ from airflow_provider_smstudio.studio.errors import (
     SaveError,
     StudioError,
 )
+from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.livelog import LiveLog
-from airflow_provider_smstudio.studio.options import RunOptions
 from airflow_provider_smstudio.studio.runner import NotebookRunner
 from airflow_provider_smstudio.studio.saving import NotebookSaver
 

@@ -15,8 +15,8 @@ from faults import hurry
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.studio import NotebookJob, conduct, lookout
 from airflow_provider_smstudio.studio.errors import KernelDiedError, RunKilledError, ServerError
+from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.lookout import SecondKernel, notes_activity
-from airflow_provider_smstudio.studio.options import RunOptions
 
 CRASHES = "import os, signal, time\nprint('on', flush=True)\ntime.sleep(1)\nos.kill(os.getpid(), signal.SIGKILL)"
 # It holds Python's lock, so that no thread of the kernel can answer.

@@ -22,7 +22,6 @@ from faults import CELLS, EXPECTED, RAN_ONCE, hurry, printed, ran, wait_for
 
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.studio import NotebookJob, RunResult, checkpoint, watcher
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.conduct import Handover
 from airflow_provider_smstudio.studio.errors import (
     CellError,
@@ -32,6 +31,7 @@ from airflow_provider_smstudio.studio.errors import (
     RunTakenOverError,
     RunTimeoutError,
 )
+from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.protocol import kernel_record
 from airflow_provider_smstudio.studio.watcher import NotebookWatcher
 

@@ -17,10 +17,10 @@ from dataclasses import replace
 import boto3
 
 from airflow_provider_smstudio.studio import NotebookJob, Studio, channel, conduct
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import StudioError
+from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.livelog import LiveLog
-from airflow_provider_smstudio.studio.options import RunOptions
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from client_bench import Bench
 from faults import hurry, wait_for
 
 from airflow_provider_smstudio.studio import conduct
-from airflow_provider_smstudio.studio.options import RunOptions
+from airflow_provider_smstudio.studio.execution.options import RunOptions
 
 CRASH_OPTIONS = {"crash_check_after": 3.0}
 """Run options by which a crash that the server does not tell is noticed in seconds."""

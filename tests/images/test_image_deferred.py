@@ -14,8 +14,8 @@ from test_reattach import text_of
 from test_watcher import handed
 
 from airflow_provider_smstudio.studio import NotebookJob
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import KernelDiedError
+from airflow_provider_smstudio.studio.execution import events as ev
 
 pytestmark = pytest.mark.ci
 

@@ -21,7 +21,7 @@ from image_bench import papermill, state_of, stays
 from nbformat.v4 import new_markdown_cell
 
 from airflow_provider_smstudio.studio import conduct
-from airflow_provider_smstudio.studio.options import RunOptions
+from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.server import save_request
 
 _T = TypeVar("_T")

@@ -13,8 +13,8 @@ from image_bench import kernel_of, papermill, state_of
 from test_reattach import COUNTING, FIRST, Worker, assert_counted_once, read, resume, text_of
 
 from airflow_provider_smstudio.studio import NotebookJob
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import RunKilledError, RunTakenOverError
+from airflow_provider_smstudio.studio.execution import events as ev
 
 pytestmark = pytest.mark.ci
 

@@ -10,7 +10,7 @@ from client_bench import Bench
 from faults import wait_for
 
 from airflow_provider_smstudio.studio import activity, conduct
-from airflow_provider_smstudio.studio import events as ev
+from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.livelog import LiveLog
 from airflow_provider_smstudio.studio.lookout import notes_activity
 

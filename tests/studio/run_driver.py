@@ -9,12 +9,12 @@ import messages as m
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import ConnectionLostError
+from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution.options import RunOptions
+from airflow_provider_smstudio.studio.execution.run import NotebookRun
 from airflow_provider_smstudio.studio.notebook import document as nb
-from airflow_provider_smstudio.studio.options import RunOptions
 from airflow_provider_smstudio.studio.protocol.kernel_record import HOUSEKEEPING
-from airflow_provider_smstudio.studio.run import NotebookRun
 
 STARTED_AT = datetime(2026, 11, 6, 7, tzinfo=timezone.utc)
 BROKEN = ConnectionLostError("the kernel's websocket broke")

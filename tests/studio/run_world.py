@@ -21,12 +21,12 @@ import messages as m
 from run_driver import STARTED_AT, code, prepared
 
 from airflow_provider_smstudio.studio import checkpoint
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import ConnectionLostError
-from airflow_provider_smstudio.studio.options import RunOptions
+from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution.options import RunOptions
+from airflow_provider_smstudio.studio.execution.run import NotebookRun
 from airflow_provider_smstudio.studio.protocol.kernel_record import HOUSEKEEPING
 from airflow_provider_smstudio.studio.protocol.kernel_record_source import Record, Recorder
-from airflow_provider_smstudio.studio.run import NotebookRun
 
 SESSION = "my-session"
 WHO = checkpoint.Identity("0" * 32, "run")

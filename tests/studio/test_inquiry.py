@@ -5,7 +5,7 @@ from __future__ import annotations
 import messages as m
 import pytest
 
-from airflow_provider_smstudio.studio import inquiry as iq
+from airflow_provider_smstudio.studio.execution import queries as iq
 from airflow_provider_smstudio.studio.protocol.kernel_record import HOUSEKEEPING
 from airflow_provider_smstudio.studio.protocol.messages import request
 

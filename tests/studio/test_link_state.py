@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_smstudio.studio.link import Link
+from airflow_provider_smstudio.studio.execution.reconnect import Link
 
 
 def test_a_new_link_is_up():

@@ -7,8 +7,8 @@ import logging
 import pytest
 from nbformat.v4 import new_output
 
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import CellError, CellTimeoutError
+from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.livelog import LineSplitter, LiveLog
 from airflow_provider_smstudio.studio.notebook.document import CodeCell
 from airflow_provider_smstudio.studio.protocol.instance_metrics import FIRST as FIRST_READING

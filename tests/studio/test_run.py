@@ -7,8 +7,8 @@ import nbformat
 import pytest
 from run_driver import STARTED_AT, Driver, code, kinds, markdown, only
 
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import CellError, RunError
+from airflow_provider_smstudio.studio.execution import events as ev
 
 # --- Ready
 

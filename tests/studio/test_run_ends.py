@@ -8,7 +8,6 @@ import messages as m
 import pytest
 from run_driver import BROKEN, Driver, kinds, only
 
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.checkpoint import error_of
 from airflow_provider_smstudio.studio.errors import (
     CellError,
@@ -19,6 +18,7 @@ from airflow_provider_smstudio.studio.errors import (
     RunKilledError,
     UnknownOutcomeError,
 )
+from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.protocol.instance_metrics import Memory, Reading
 
 

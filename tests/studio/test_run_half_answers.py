@@ -6,8 +6,8 @@ import messages as m
 import pytest
 from run_driver import Driver, only
 
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError
+from airflow_provider_smstudio.studio.execution import events as ev
 
 QUIET = {"crash_check_after": None, "check_interval": 10**9, "unheard_limit": 30, "reconnect_timeout": 600}
 

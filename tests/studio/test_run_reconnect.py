@@ -6,7 +6,6 @@ import messages as m
 import pytest
 from run_driver import Driver, code, kinds, only
 
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     CellTimeoutError,
@@ -16,6 +15,7 @@ from airflow_provider_smstudio.studio.errors import (
     RunKilledError,
     UnknownOutcomeError,
 )
+from airflow_provider_smstudio.studio.execution import events as ev
 
 FIRST, SECOND = "my-session-cell-0-1", "my-session-cell-1-1"
 

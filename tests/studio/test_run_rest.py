@@ -6,7 +6,7 @@ import messages as m
 import pytest
 from run_driver import Driver, kinds, only
 
-from airflow_provider_smstudio.studio import events as ev
+from airflow_provider_smstudio.studio.execution import events as ev
 
 FIRST = "my-session-cell-0-1"
 

@@ -9,7 +9,6 @@ import messages as m
 from run_driver import STARTED_AT, Driver, kinds, only, prepared
 
 from airflow_provider_smstudio.studio import checkpoint
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     CellTimeoutError,
@@ -17,6 +16,7 @@ from airflow_provider_smstudio.studio.errors import (
     RunKilledError,
     UnknownOutcomeError,
 )
+from airflow_provider_smstudio.studio.execution import events as ev
 
 IDS = [f"my-session-cell-{index}-1" for index in range(9)]
 FAILED = {"status": "error", "ename": "E", "evalue": "v", "traceback": ["t"], "execution_count": 1}

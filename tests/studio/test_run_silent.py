@@ -6,8 +6,8 @@ import messages as m
 import pytest
 from run_driver import Driver, only
 
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import KernelDiedError, KernelStartError
+from airflow_provider_smstudio.studio.execution import events as ev
 
 
 def silent(**options):

@@ -6,8 +6,8 @@ import messages as m
 import pytest
 from run_driver import Driver, code, kinds, only
 
-from airflow_provider_smstudio.studio import events as ev
 from airflow_provider_smstudio.studio.errors import CellError, UnknownOutcomeError
+from airflow_provider_smstudio.studio.execution import events as ev
 
 
 def lost(*cells, done=1, counts=True, record=False, **options):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_smstudio.studio.schedule import SaveSchedule
+from airflow_provider_smstudio.studio.execution.autosave import SaveSchedule
 
 
 def simulate(schedule, *, seconds, bytes_a_second, save_seconds=lambda size: 0.0, step=0.25):

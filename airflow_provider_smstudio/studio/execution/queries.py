@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_smstudio.studio.execution import Execution
+from airflow_provider_smstudio.studio.execution.cell_request import Execution
 from airflow_provider_smstudio.studio.protocol.kernel_record import HOUSEKEEPING
 from airflow_provider_smstudio.studio.protocol.messages import Message
 

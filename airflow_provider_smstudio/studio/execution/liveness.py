@@ -1,6 +1,7 @@
 """The connection of a run to its kernel: is it up, is the kernel there, and has it got what was sent; pure.
 
-This is the part of :class:`~airflow_provider_smstudio.studio.run.NotebookRun` that is told what becomes of the
+This is the part of
+:class:`~airflow_provider_smstudio.studio.execution.run.NotebookRun` that is told what becomes of the
 websocket and of the kernel, and that says when to ask after them. What is to be asked once the way is open again
 is not its business.
 """
@@ -13,13 +14,13 @@ from datetime import datetime
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio import events as ev
-from airflow_provider_smstudio.studio import verdicts
-from airflow_provider_smstudio.studio.cellflow import CellFlow
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, StudioError
-from airflow_provider_smstudio.studio.events import Event
-from airflow_provider_smstudio.studio.link import Link
-from airflow_provider_smstudio.studio.options import RunOptions
+from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution import outcomes
+from airflow_provider_smstudio.studio.execution.cells import CellFlow
+from airflow_provider_smstudio.studio.execution.events import Event
+from airflow_provider_smstudio.studio.execution.options import RunOptions
+from airflow_provider_smstudio.studio.execution.reconnect import Link
 from airflow_provider_smstudio.studio.protocol.messages import Message, request
 
 _BEAT = "-beat"
@@ -88,7 +89,7 @@ class ConnectedFlow(CellFlow):
         if self.finished:
             return []
         if state is None or state == "dead":
-            return self._kernel_died(verdicts.CRASHED if state else "the server does not know it any more", now)
+            return self._kernel_died(outcomes.CRASHED if state else "the server does not know it any more", now)
         if self._current is not None and state == "busy":
             self._current.seen = True  # so the request has reached it
         if self._current is None or state not in ("idle", "starting") or not self._link.up:
@@ -140,7 +141,7 @@ class ConnectedFlow(CellFlow):
         """
         if self.finished or there is not False or self._sign_at > began:
             return []
-        return self._kernel_died(verdicts.CRASHED_UNTOLD, now)
+        return self._kernel_died(outcomes.CRASHED_UNTOLD, now)
 
     @property
     def unbroken(self) -> bool:

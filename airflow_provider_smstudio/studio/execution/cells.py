@@ -1,6 +1,7 @@
 """The cells of a run: which request is made next, what a message of a cell means, when a cell has ended; pure.
 
-This is the part of :class:`~airflow_provider_smstudio.studio.run.NotebookRun` that knows cells and not time;
+This is the part of
+:class:`~airflow_provider_smstudio.studio.execution.run.NotebookRun` that knows cells and not time;
 :mod:`connection` watches over the way to the kernel, and the run itself asks the questions and watches the clock.
 
 What has happened while nobody listened is found out in one way, whether the connection broke or a later
@@ -16,17 +17,19 @@ from datetime import datetime
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio import events as ev
-from airflow_provider_smstudio.studio import inquiry as iq
-from airflow_provider_smstudio.studio import verdicts
 from airflow_provider_smstudio.studio.errors import CellError, HandedValueError, StudioError, UnknownOutcomeError
-from airflow_provider_smstudio.studio.events import Event
-from airflow_provider_smstudio.studio.execution import (
+from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution import outcomes
+from airflow_provider_smstudio.studio.execution import queries as iq
+from airflow_provider_smstudio.studio.execution.autosave import SaveSchedule
+from airflow_provider_smstudio.studio.execution.cell_request import (
     Execution,
     attempt_of,
     cell_msg_id,
     execute_request,
 )
+from airflow_provider_smstudio.studio.execution.events import Event
+from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.notebook import values
 from airflow_provider_smstudio.studio.notebook.document import CodeCell
@@ -37,14 +40,14 @@ from airflow_provider_smstudio.studio.notebook.outputs import (
     rate_limit_notice,
 )
 from airflow_provider_smstudio.studio.notebook.run_metadata import Ledger
-from airflow_provider_smstudio.studio.options import RunOptions
 from airflow_provider_smstudio.studio.protocol import kernel_record
 from airflow_provider_smstudio.studio.protocol.messages import Message, WireError, parent_id
-from airflow_provider_smstudio.studio.schedule import SaveSchedule
 
 
 class CellFlow(ABC):
-    """The cells of one run; see :class:`~airflow_provider_smstudio.studio.run.NotebookRun` for the parameters."""
+    """The cells of one run; see
+    :class:`~airflow_provider_smstudio.studio.execution.run.NotebookRun` for the parameters.
+    """
 
     def __init__(
         self,
@@ -295,7 +298,7 @@ class CellFlow(ABC):
 
     def _asked_for_input(self, cell: CodeCell, now: float) -> list[Event]:
         # Kernels refuse by themselves, as asked; this one did not.
-        error = verdicts.cell_error(cell, self._name(cell), verdicts.NO_STDIN, "input() was called", "")
+        error = outcomes.cell_error(cell, self._name(cell), outcomes.NO_STDIN, "input() was called", "")
         return self._stop_cell(error, now)
 
     def _maybe_ended(self, execution: Execution, now: float) -> list[Event]:
@@ -326,7 +329,7 @@ class CellFlow(ABC):
         execution.heard.clear()
         self._ledger.cell_count(cell, reply.get("execution_count"))
         seconds = now - execution.started
-        verdict = verdicts.judge(cell, self._name(cell), reply, execution.error_output)
+        verdict = outcomes.judge(cell, self._name(cell), reply, execution.error_output)
         error = self._stopping or verdict.error or self._hand_out(execution)
         self.stopped_by_notebook = verdict.ends_notebook and self._stopping is None
         tolerated = isinstance(error, CellError) and (self._options.allow_errors or cell.may_raise)
@@ -358,7 +361,7 @@ class CellFlow(ABC):
     def _state_known(self, state: kernel_record.RecordState | None, now: float) -> list[Event]:
         """Go on as the kernel's record says."""
         if state is None:
-            return self._kernel_died(verdicts.STARTED_AGAIN, now)
+            return self._kernel_died(outcomes.STARTED_AGAIN, now)
         if state.broken:
             raise WireError(f"its record broke: {state.broken}")
         self._known.update((entry.msg_id, entry) for entry in state.requests)

@@ -1,4 +1,4 @@
-"""What a run tells its driver and its observers; see :mod:`airflow_provider_smstudio.studio.run`."""
+"""What a run tells its driver and its observers; see :mod:`airflow_provider_smstudio.studio.execution.run`."""
 
 from __future__ import annotations
 

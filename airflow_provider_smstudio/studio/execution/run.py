@@ -27,10 +27,6 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio import events as ev
-from airflow_provider_smstudio.studio import inquiry as iq
-from airflow_provider_smstudio.studio import verdicts
-from airflow_provider_smstudio.studio.connection import ConnectedFlow, is_heartbeat
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     CellTimeoutError,
@@ -41,9 +37,13 @@ from airflow_provider_smstudio.studio.errors import (
     RunKilledError,
     StudioError,
 )
-from airflow_provider_smstudio.studio.events import Event
-from airflow_provider_smstudio.studio.execution import count_request
-from airflow_provider_smstudio.studio.options import RunOptions
+from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution import outcomes
+from airflow_provider_smstudio.studio.execution import queries as iq
+from airflow_provider_smstudio.studio.execution.cell_request import count_request
+from airflow_provider_smstudio.studio.execution.events import Event
+from airflow_provider_smstudio.studio.execution.liveness import ConnectedFlow, is_heartbeat
+from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.protocol import kernel_record
 from airflow_provider_smstudio.studio.protocol.instance_metrics import MemoryGauge
 from airflow_provider_smstudio.studio.protocol.messages import Message, WireError, parent_id, request
@@ -131,7 +131,7 @@ class NotebookRun(ConnectedFlow):
         if self.finished:
             return []
         self._check_at = now + self._options.check_interval
-        death = verdicts.kernel_death(message, ready=self._ready)
+        death = outcomes.kernel_death(message, ready=self._ready)
         if death:
             return self._kernel_died(death, now)
         parent = parent_id(message) or ""
@@ -418,7 +418,7 @@ class NotebookRun(ConnectedFlow):
             return self._finish(KernelStartError(f"the kernel died while starting: {how}"), now)
         current = self._current.cell if self._current else None
         hint = ""
-        if how in (verdicts.CRASHED, verdicts.CRASHED_UNTOLD, verdicts.STARTED_AGAIN):
+        if how in (outcomes.CRASHED, outcomes.CRASHED_UNTOLD, outcomes.STARTED_AGAIN):
             place = f" on {self._where}" if self._where else ""
             hint = f". The usual reason of a crash is that memory ran out{place}"
         full = self.memory.before(now)
