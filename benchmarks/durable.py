@@ -31,7 +31,7 @@ from airflow_provider_smstudio.studio import NotebookJob, Studio, conduct
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.autosave import SaveSchedule
 from airflow_provider_smstudio.studio.execution.options import RunOptions
-from airflow_provider_smstudio.studio.server import JupyterServer
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 
 LIMIT = 1.05
 """The highest median ratio of wall time and of client CPU that the project allows itself."""

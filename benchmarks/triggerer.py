@@ -128,14 +128,15 @@ class Triggerer:
 
     async def go_on(self) -> Found:
         """See all runs to their ends."""
-        from airflow_provider_smstudio.studio import async_channel, hub
+        from airflow_provider_smstudio.studio import hub
+        from airflow_provider_smstudio.studio.jupyter import async_websocket
         from airflow_provider_smstudio.triggers import notebook
 
         notebook.EARLIEST_EVENT = 0
         trigger_class = notebook.SageMakerStudioNotebookTrigger
         trigger_class.log = _nowhere()
         if self._options.no_shrink:
-            async_channel._shrink = lambda ws: None
+            async_websocket._shrink = lambda ws: None
         hook = {**HOOK, "verify": self._told["fake"]["ca"]}
         runs: list[Found] = json.loads(Path(self._told["handovers"]).read_text())
         first = trigger_class(studio=hook, run=runs[0])
@@ -162,7 +163,7 @@ class Triggerer:
 
     async def _warm_up(self, sockets: Any, studio: Any, call: Callable[..., Awaitable[Any]]) -> None:
         """Have everything made that is made once: threads, their connections, certificates, a client."""
-        from airflow_provider_smstudio.studio.channel import channel_path
+        from airflow_provider_smstudio.studio.jupyter.websocket import channel_path
 
         await asyncio.gather(*(call(studio.server.kernelspecs) for _ in range(50)))
         websocket = await sockets.open(studio.session, channel_path(self._told["spare"], uuid.uuid4().hex), 60)
@@ -196,13 +197,14 @@ class Triggerer:
 
     async def only_open(self) -> Found:
         """Open the websockets and do nothing with them."""
-        from airflow_provider_smstudio.studio import async_channel, channel
+        from airflow_provider_smstudio.studio.jupyter import async_websocket
+        from airflow_provider_smstudio.studio.jupyter import websocket as channel
 
         if self._options.no_shrink:
-            async_channel._shrink = lambda ws: None
+            async_websocket._shrink = lambda ws: None
         studio = make_studio(self._told["fake"])
         await asyncio.to_thread(studio.session.renew)
-        sockets, handshakes = async_channel.Sockets(), asyncio.Semaphore(32)
+        sockets, handshakes = async_websocket.Sockets(), asyncio.Semaphore(32)
         await self._warm_up(sockets, studio, asyncio.to_thread)
         self._start()
 

@@ -16,9 +16,9 @@ from airflow_provider_smstudio.studio.apps import IN_SERVICE, NOT_FOUND, AppStat
 from airflow_provider_smstudio.studio.checkpoint import SESSION_PREFIX
 from airflow_provider_smstudio.studio.cleanup import epoch_of
 from airflow_provider_smstudio.studio.errors import AppInUseError, ControlPlaneError, StudioError
-from airflow_provider_smstudio.studio.lookout import notes_activity
+from airflow_provider_smstudio.studio.jupyter.kernel_probe import notes_activity
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.readiness import may_pass
-from airflow_provider_smstudio.studio.server import JupyterServer
 
 log = logging.getLogger(__name__)
 

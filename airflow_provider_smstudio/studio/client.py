@@ -22,10 +22,10 @@ from airflow_provider_smstudio.studio.errors import (
     StudioError,
 )
 from airflow_provider_smstudio.studio.job import ON_UNKNOWN_CELL, RESUME, NotebookJob
-from airflow_provider_smstudio.studio.login import StudioSession
+from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer, save_request
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.runner import Listener, NotebookRunner
-from airflow_provider_smstudio.studio.server import JupyterServer, save_request
 
 log = logging.getLogger(__name__)
 

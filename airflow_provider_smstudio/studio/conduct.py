@@ -16,7 +16,7 @@ from airflow_provider_smstudio.studio.errors import CellError, RunError, RunTake
 from airflow_provider_smstudio.studio.execution.events import CheckProcess
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
-from airflow_provider_smstudio.studio.lookout import Finding
+from airflow_provider_smstudio.studio.jupyter.kernel_probe import Finding
 from airflow_provider_smstudio.studio.notebook import document as nb
 
 log = logging.getLogger(__name__)

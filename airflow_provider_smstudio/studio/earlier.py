@@ -16,11 +16,11 @@ from airflow_provider_smstudio.studio.checkpoint import Identity
 from airflow_provider_smstudio.studio.errors import InvalidInputError, StudioError, UnknownOutcomeError
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.job import NotebookJob
+from airflow_provider_smstudio.studio.jupyter.kernel_removal import remove_kernel
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.preparing import Prepared
-from airflow_provider_smstudio.studio.removal import remove_kernel
-from airflow_provider_smstudio.studio.server import JupyterServer
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from airflow_provider_smstudio.studio.async_channel import Sockets
 from airflow_provider_smstudio.studio.client import Studio
+from airflow_provider_smstudio.studio.jupyter.async_websocket import Sockets
 
 _T = TypeVar("_T")
 

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from airflow_provider_smstudio.studio import channel as channels
 from airflow_provider_smstudio.studio import checkpoint
 from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.errors import (
@@ -23,10 +22,11 @@ from airflow_provider_smstudio.studio.errors import (
     ServerError,
     StudioError,
 )
+from airflow_provider_smstudio.studio.jupyter import websocket as channels
+from airflow_provider_smstudio.studio.jupyter.kernel_removal import remove_kernel
+from airflow_provider_smstudio.studio.jupyter.kernel_start import wait_until_settled
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.protocol.kernelspecs import KernelChoice
-from airflow_provider_smstudio.studio.removal import remove_kernel
-from airflow_provider_smstudio.studio.server import JupyterServer
-from airflow_provider_smstudio.studio.settled import wait_until_settled
 from airflow_provider_smstudio.studio.waiting import while_wanted
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from typing import BinaryIO
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio.errors import RunTakenOverError, SaveError, StudioError
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.lease import KernelLease
-from airflow_provider_smstudio.studio.server import JupyterServer
 
 log = logging.getLogger(__name__)
 

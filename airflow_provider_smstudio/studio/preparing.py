@@ -14,10 +14,10 @@ from airflow_provider_smstudio.studio import checkpoint
 from airflow_provider_smstudio.studio.checkpoint import Identity
 from airflow_provider_smstudio.studio.errors import InvalidInputError, OutputPathError
 from airflow_provider_smstudio.studio.job import NotebookJob
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.notebook import parameters
 from airflow_provider_smstudio.studio.protocol import kernelspecs, messages
-from airflow_provider_smstudio.studio.server import JupyterServer
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from airflow_provider_smstudio.studio.errors import (
     LoginLinkExpiredError,
     ServerError,
 )
-from airflow_provider_smstudio.studio.login import NoAnswerError
+from airflow_provider_smstudio.studio.jupyter.auth import NoAnswerError
 
 _STOPPED = ("Deleted", "NotFound")
 _PASSING = (

@@ -12,7 +12,6 @@ from typing import Any
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio import checkpoint, conduct, earlier
-from airflow_provider_smstudio.studio.activity import ActivityKeeper
 from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.conduct import KILL_GRACE, Handover
 from airflow_provider_smstudio.studio.errors import (
@@ -27,16 +26,17 @@ from airflow_provider_smstudio.studio.errors import (
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.run import NotebookRun
 from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
+from airflow_provider_smstudio.studio.jupyter.idle_shutdown import ActivityKeeper
+from airflow_provider_smstudio.studio.jupyter.instance_meter import in_daemon, look
+from airflow_provider_smstudio.studio.jupyter.kernel_probe import Lookout
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer, save_request
 from airflow_provider_smstudio.studio.lease import KernelLease
-from airflow_provider_smstudio.studio.lookout import Lookout
-from airflow_provider_smstudio.studio.metering import in_daemon, look
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.observer import Observer
 from airflow_provider_smstudio.studio.output_guard import OutputGuard
 from airflow_provider_smstudio.studio.preparing import Prepared, prepare
 from airflow_provider_smstudio.studio.protocol import messages
 from airflow_provider_smstudio.studio.saving import NotebookSaver
-from airflow_provider_smstudio.studio.server import JupyterServer, save_request
 from airflow_provider_smstudio.studio.waiting import while_wanted
 
 log = logging.getLogger(__name__)

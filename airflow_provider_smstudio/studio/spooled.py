@@ -11,9 +11,9 @@ from typing import BinaryIO
 from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio.errors import SaveError
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.notebook.spool import Draft, NotebookSpool, Place
-from airflow_provider_smstudio.studio.server import JupyterServer
 
 
 class Fetch:

@@ -17,9 +17,7 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio import async_channel as channels
 from airflow_provider_smstudio.studio import checkpoint, conduct, spooled
-from airflow_provider_smstudio.studio.activity import ActivityKeeper
 from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.conduct import KILL_GRACE, Handover
 from airflow_provider_smstudio.studio.errors import (
@@ -35,9 +33,11 @@ from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.run import NotebookRun
 from airflow_provider_smstudio.studio.hub import Hub, SharedStudio, in_thread
 from airflow_provider_smstudio.studio.job import RunResult
+from airflow_provider_smstudio.studio.jupyter import async_websocket as channels
+from airflow_provider_smstudio.studio.jupyter.idle_shutdown import ActivityKeeper
+from airflow_provider_smstudio.studio.jupyter.instance_meter import in_daemon, look
+from airflow_provider_smstudio.studio.jupyter.kernel_probe import Lookout
 from airflow_provider_smstudio.studio.lease import KernelLease
-from airflow_provider_smstudio.studio.lookout import Lookout
-from airflow_provider_smstudio.studio.metering import in_daemon, look
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.notebook.spool import NotebookSpool
 from airflow_provider_smstudio.studio.observer import Observer

@@ -8,8 +8,8 @@ import pytest
 from airflow_provider_smstudio import _compat
 from airflow_provider_smstudio.links import notebook
 from airflow_provider_smstudio.links.notebook import SageMakerStudioNotebookLink
-from airflow_provider_smstudio.studio.login import StudioSession
-from airflow_provider_smstudio.studio.server import JupyterServer
+from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 
 LAB = "https://abc123.studio.eu-west-1.sagemaker.aws/jupyterlab/default"
 CLASSIC = "https://d-abc.studio.eu-west-1.sagemaker.aws/jupyter/default"

@@ -11,10 +11,11 @@ import pytest
 from client_bench import Bench
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import async_channel, channel, conduct
+from airflow_provider_smstudio.studio import conduct
 from airflow_provider_smstudio.studio.execution import autosave
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
+from airflow_provider_smstudio.studio.jupyter import async_websocket, websocket
 
 Fault = Callable[[LocalStudio], None]
 
@@ -38,10 +39,10 @@ MOMENTS = ("before a request", "while it prints", "ended unseen", "while saving"
 
 def hurry(patch: pytest.MonkeyPatch) -> None:
     """Let the client notice within a second what it notices within a quarter of a minute."""
-    patch.setattr(channel, "PING_AFTER", 0.2)
-    patch.setattr(channel, "SILENCE_LIMIT", 1.0)
-    patch.setattr(async_channel, "PING_AFTER", 0.2)
-    patch.setattr(async_channel, "SILENCE_LIMIT", 1.0)
+    patch.setattr(websocket, "PING_AFTER", 0.2)
+    patch.setattr(websocket, "SILENCE_LIMIT", 1.0)
+    patch.setattr(async_websocket, "PING_AFTER", 0.2)
+    patch.setattr(async_websocket, "SILENCE_LIMIT", 1.0)
     patch.setattr(autosave, "_SHARE", 0)  # a slow machine must not put the save off that a fault waits for
     quick = RunOptions(
         autosave_interval=0.1, check_interval=1.0, settle_time=1.0, unheard_limit=1.0, heartbeat_interval=1.0

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from airflow_provider_smstudio.studio.login import StudioSession
+from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
 
 BASE = "/jupyterlab/default"
 Answer = tuple[int, dict[str, str], str]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from client_bench import Bench, both_ways
 
-from airflow_provider_smstudio.studio import activity
 from airflow_provider_smstudio.studio.errors import ServerError
+from airflow_provider_smstudio.studio.jupyter import idle_shutdown
 
 FROZEN = {"last_activity": "2026-11-27T14:18:14.673250Z"}
 SLEEPS = "import time\nfor _ in range(25): time.sleep(0.1)"
@@ -24,7 +24,7 @@ def freeze(bench: Bench, patch: pytest.MonkeyPatch) -> None:
         return found if found is None else {**found, **FROZEN}
 
     patch.setattr(server, "kernel", frozen)
-    patch.setattr(activity, "INTERVAL", 0.3)
+    patch.setattr(idle_shutdown, "INTERVAL", 0.3)
 
 
 def test_it_is_shown_by_a_terminal_that_is_closed_again(
@@ -67,7 +67,7 @@ def test_where_it_cannot_be_shown_the_log_says_so_once(
 
 @both_ways
 def test_a_server_that_notes_activity_is_left_alone(space: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(activity, "INTERVAL", 0.5)
+    monkeypatch.setattr(idle_shutdown, "INTERVAL", 0.5)
     made: list[str] = []
     monkeypatch.setattr(space.studio.server, "make_terminal", lambda: made.append("one") or "one")  # type: ignore[func-returns-value]
     assert space.run(space.write("import time\nfor i in range(25): print(i); time.sleep(0.1)")).status == "success"

@@ -11,7 +11,7 @@ from client_bench import client_of
 from faults import wait_for
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import Studio, app_marks, app_start, app_stop, channel
+from airflow_provider_smstudio.studio import Studio, app_marks, app_start, app_stop
 from airflow_provider_smstudio.studio.app_start import AppStarter, StartRequest, Step
 from airflow_provider_smstudio.studio.app_stop import AppStopper, StopRequest
 from airflow_provider_smstudio.studio.cleanup import epoch_of
@@ -23,6 +23,7 @@ from airflow_provider_smstudio.studio.errors import (
     ServerError,
 )
 from airflow_provider_smstudio.studio.execution.cell_request import execute_request
+from airflow_provider_smstudio.studio.jupyter import websocket
 from airflow_provider_smstudio.studio.notebook.document import CodeCell
 
 ASKED: dict[str, Any] = {"session_id": "a-person", "stop_on_error": True, "saved": []}
@@ -71,7 +72,7 @@ def start_quiet_kernel(studio: Studio) -> dict[str, Any]:
     """Start somebody's kernel, and wait until it has started and has said nothing for a while."""
     session = studio.server.start_session({"name": "python3"}, "idle.ipynb", "idle.ipynb", timeout=60)
     kernel_id = session["kernel"]["id"]
-    channel.connect(studio.session, kernel_id, "a-person", timeout=60).close()
+    websocket.connect(studio.session, kernel_id, "a-person", timeout=60).close()
     wait_for(lambda: (epoch_of(studio.server.kernels()[0]["last_activity"]) or 0) < time.time() - 1.5)
     return session
 
@@ -318,7 +319,7 @@ class TestBusy:
         studio.session.renew()
         session = studio.server.start_session({"name": "python3"}, "analysis.ipynb", "analysis.ipynb", timeout=60)
         kernel_id = session["kernel"]["id"]
-        person = channel.connect(studio.session, kernel_id, "a-person", timeout=30)
+        person = websocket.connect(studio.session, kernel_id, "a-person", timeout=30)
         person.send(execute_request(CodeCell(1, 0, "import time; time.sleep(60)", False), "their-cell", **ASKED))
         wait_for(lambda: studio.server.kernel_state(kernel_id) == "busy")
         yield studio

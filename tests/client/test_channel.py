@@ -14,9 +14,9 @@ import websocket
 from client_bench import Bench
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
-from airflow_provider_smstudio.studio import channel
 from airflow_provider_smstudio.studio.errors import ConnectionLostError
 from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.jupyter import websocket as channel
 from airflow_provider_smstudio.studio.protocol.messages import V1
 
 

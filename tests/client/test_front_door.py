@@ -8,7 +8,6 @@ import pytest
 from client_bench import Bench
 from scripted_door import BASE, Answer, Door, data, html, open_door, to
 
-from airflow_provider_smstudio.studio import channel
 from airflow_provider_smstudio.studio.errors import (
     AppFailedError,
     AppNotReadyError,
@@ -18,7 +17,8 @@ from airflow_provider_smstudio.studio.errors import (
     SessionExpiredError,
     StudioError,
 )
-from airflow_provider_smstudio.studio.login import StudioSession
+from airflow_provider_smstudio.studio.jupyter import websocket
+from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ class TestClassic:
 def test_a_login_that_ends_before_the_websocket_is_renewed(
     either: Bench, answer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handshake: Callable[..., object] = channel._handshake
+    handshake: Callable[..., object] = websocket._handshake
     calls: list[int] = []
 
     def late(*arguments: object) -> object:
@@ -259,7 +259,7 @@ def test_a_login_that_ends_before_the_websocket_is_renewed(
             either.local.expire_logins()
         return handshake(*arguments)
 
-    monkeypatch.setattr(channel, "_handshake", late)
+    monkeypatch.setattr(websocket, "_handshake", late)
     either.local.switches.unauthenticated = answer
     try:
         result = either.run(either.write("print('in')"))

@@ -18,15 +18,16 @@ from scripted_door import BASE, Answer, Door, data, html, open_door, to
 
 from airflow_provider_smstudio.local import door as local_door
 from airflow_provider_smstudio.local.wire import response
-from airflow_provider_smstudio.studio import NotebookJob, Studio, conduct, metering, runner
+from airflow_provider_smstudio.studio import NotebookJob, Studio, conduct, runner
 from airflow_provider_smstudio.studio.conduct import Handover
 from airflow_provider_smstudio.studio.errors import KernelDiedError
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.hub import Hub, in_thread
+from airflow_provider_smstudio.studio.jupyter import instance_meter
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.livelog import LiveLog
 from airflow_provider_smstudio.studio.protocol.instance_metrics import FALL, FIRST, RISE, Memory
-from airflow_provider_smstudio.studio.server import JupyterServer
 from airflow_provider_smstudio.studio.watcher import NotebookWatcher
 
 METRICS = "/aws/sagemaker/api/instance/metrics"
@@ -148,7 +149,7 @@ def test_classic_is_never_asked(local_studio_classic: Any, make_bench: Callable[
 @both_ways
 @pytest.mark.usefixtures("quick")
 def test_an_endpoint_that_never_answers_holds_nobody_up(space: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metering, "_TIMEOUT", 120.0)
+    monkeypatch.setattr(instance_meter, "_TIMEOUT", 120.0)
     began = time.monotonic()
     with space.local.hold("GET", METRICS) as held:
         space.run(space.write("import time; time.sleep(1.5)", "print('through')"))
@@ -186,7 +187,7 @@ def test_runs_of_one_event_loop_share_a_reading(
     space: Bench, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look_each(900.0, monkeypatch)
-    monkeypatch.setattr(metering, "_MAX_AGE", 600.0)
+    monkeypatch.setattr(instance_meter, "_MAX_AGE", 600.0)
     monkeypatch.setattr(runner, "look", lambda *_: [])  # only watchers are meant
     handovers: list[Handover] = []
     for number in range(3):
@@ -288,14 +289,14 @@ def test_how_often_it_is_asked(
     server = server_of(door)
     door.answers[BASE + METRICS] = answer
     understood = "rss_in_bytes" in answer[2]  # the bytes alone tell
-    monkeypatch.setattr(metering, "_PAUSE", 3600.0)
+    monkeypatch.setattr(instance_meter, "_PAUSE", 3600.0)
     for _ in range(3):
         assert (server.meter.read() is not None) is understood
     assert door.count(BASE + METRICS) == (3 if understood else 1)
     server.session.renew()  # perhaps to an app of another image
     assert (server.meter.read() is not None) is understood
     assert door.count(BASE + METRICS) == (4 if understood else 2)
-    monkeypatch.setattr(metering, "_PAUSE", 0.0)
+    monkeypatch.setattr(instance_meter, "_PAUSE", 0.0)
     server.session.renew()
     server.meter.read()
     server.meter.read()

@@ -11,9 +11,10 @@ import pytest
 from client_bench import CLASSIC_KERNEL, Bench
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-from airflow_provider_smstudio.studio import NotebookJob, channel, runner
+from airflow_provider_smstudio.studio import NotebookJob, runner
 from airflow_provider_smstudio.studio.errors import CellError
 from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.jupyter import websocket
 from airflow_provider_smstudio.studio.protocol.messages import Message
 
 
@@ -173,14 +174,14 @@ def test_a_kernel_that_never_says_a_word_is_replaced_once(
 ) -> None:
     """As one that found its ports taken, and lives on without them."""
     monkeypatch.setattr(runner, "_MUTE_LIMIT", 1.5)
-    send, seen = channel.KernelChannel.send, set()
+    send, seen = websocket.KernelChannel.send, set()
 
-    def mute(self: channel.KernelChannel, message: Message) -> None:
+    def mute(self: websocket.KernelChannel, message: Message) -> None:
         seen.update(kernel["id"] for kernel in space.local.kernels())
         if len(seen) > 1:
             send(self, message)
 
-    monkeypatch.setattr(channel.KernelChannel, "send", mute)
+    monkeypatch.setattr(websocket.KernelChannel, "send", mute)
     assert space.run(space.write("print('at last')")).status == "success"
     assert len(seen) == 2
     assert "the kernel did not answer within 1.5 s: starting another one" in caplog.text

@@ -87,7 +87,7 @@ def test_errors(either: Bench, everything_logged: io.StringIO, break_it: str) ->
 
 
 def test_websocket_errors(space: Bench, everything_logged: io.StringIO) -> None:
-    from airflow_provider_smstudio.studio.channel import connect
+    from airflow_provider_smstudio.studio.jupyter.websocket import connect
 
     error: StudioError | None = None
     with contextlib.suppress(StudioError):

@@ -15,7 +15,7 @@ from deferred import begin, watch
 from faults import wait_for
 from nbformat.v4 import new_code_cell
 
-from airflow_provider_smstudio.studio import NotebookJob, channel, conduct
+from airflow_provider_smstudio.studio import NotebookJob, conduct
 from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.conduct import Handover
 from airflow_provider_smstudio.studio.errors import (
@@ -28,6 +28,7 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
+from airflow_provider_smstudio.studio.jupyter import websocket
 from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.livelog import LiveLog
 from airflow_provider_smstudio.studio.runner import NotebookRunner
@@ -223,7 +224,7 @@ def test_stopped_while_it_reattaches(space: Bench, monkeypatch: pytest.MonkeyPat
     leave_in_first_cell(space, job)
 
     second = runner_of(space, job, left=left)
-    attach, connect = KernelLease.attach, channel.connect
+    attach, connect = KernelLease.attach, websocket.connect
 
     def attached(*arguments: Any) -> Any:
         second.stop("SIGTERM", for_good=False)
@@ -235,7 +236,7 @@ def test_stopped_while_it_reattaches(space: Bench, monkeypatch: pytest.MonkeyPat
 
     with monkeypatch.context() as patch:
         patch.setattr(KernelLease, "attach", attached)
-        patch.setattr(channel, "connect", slow)
+        patch.setattr(websocket, "connect", slow)
         with pytest.raises(RunTakenOverError if left else RunKilledError):
             second.run()
     if left:

@@ -13,10 +13,11 @@ from client_bench import Bench, both_ways
 from faults import hurry
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, conduct, lookout
+from airflow_provider_smstudio.studio import NotebookJob, conduct
 from airflow_provider_smstudio.studio.errors import KernelDiedError, RunKilledError, ServerError
 from airflow_provider_smstudio.studio.execution.options import RunOptions
-from airflow_provider_smstudio.studio.lookout import SecondKernel, notes_activity
+from airflow_provider_smstudio.studio.jupyter import kernel_probe
+from airflow_provider_smstudio.studio.jupyter.kernel_probe import SecondKernel, notes_activity
 
 CRASHES = "import os, signal, time\nprint('on', flush=True)\ntime.sleep(1)\nos.kill(os.getpid(), signal.SIGKILL)"
 # It holds Python's lock, so that no thread of the kernel can answer.
@@ -81,7 +82,7 @@ def test_where_nothing_can_look_the_run_goes_on(
     def refuse(*_: object) -> str:
         raise ServerError("no kernel today", status=503)
 
-    monkeypatch.setattr(lookout, "_python_kernel", refuse)
+    monkeypatch.setattr(kernel_probe, "_python_kernel", refuse)
     assert bench.run(bench.write(HOLDS.format(6))).status == "success"
     assert "could not be seen: no kernel today; the run goes on" in caplog.text
 

@@ -16,10 +16,11 @@ from dataclasses import replace
 
 import boto3
 
-from airflow_provider_smstudio.studio import NotebookJob, Studio, channel, conduct
+from airflow_provider_smstudio.studio import NotebookJob, Studio, conduct
 from airflow_provider_smstudio.studio.errors import StudioError
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
+from airflow_provider_smstudio.studio.jupyter import websocket
 from airflow_provider_smstudio.studio.livelog import LiveLog
 
 
@@ -28,7 +29,7 @@ def main() -> None:
     faulthandler.register(signal.SIGUSR1)
     asked = json.loads(sys.argv[1])
     for name, value in asked.get("channel", {}).items():
-        setattr(channel, name, value)
+        setattr(websocket, name, value)
     quick = RunOptions(**asked.get("run_options", {}))
     conduct.RunOptions = lambda **given: replace(quick, **given)
     studio = Studio(boto3.client("sagemaker"), **asked["options"])

@@ -22,7 +22,7 @@ from nbformat.v4 import new_markdown_cell
 
 from airflow_provider_smstudio.studio import conduct
 from airflow_provider_smstudio.studio.execution.options import RunOptions
-from airflow_provider_smstudio.studio.server import save_request
+from airflow_provider_smstudio.studio.jupyter.rest import save_request
 
 _T = TypeVar("_T")
 

@@ -9,10 +9,11 @@ import pytest
 from client_bench import Bench
 from faults import wait_for
 
-from airflow_provider_smstudio.studio import activity, conduct
+from airflow_provider_smstudio.studio import conduct
 from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.jupyter import idle_shutdown
+from airflow_provider_smstudio.studio.jupyter.kernel_probe import notes_activity
 from airflow_provider_smstudio.studio.livelog import LiveLog
-from airflow_provider_smstudio.studio.lookout import notes_activity
 
 PRINTS = "open('began', 'w').close()\nfor i in range(100):\n    print(i, flush=True)\n    time.sleep(0.05)"
 
@@ -23,7 +24,7 @@ class TestTold:
     ) -> None:
         """Where it notes none, a terminal shows the notebook to Studio's idle shutdown, and the log says so once."""
         caplog.set_level("INFO")
-        monkeypatch.setattr(activity, "INTERVAL", 1.0)
+        monkeypatch.setattr(idle_shutdown, "INTERVAL", 1.0)
         noted = notes_activity(bench.studio.server, f"{bench.folder}/look")
         fast = "import time\nfor i in range(60):\n    print(i, flush=True)\n    time.sleep(0.1)"
         bench.run(bench.write(fast))

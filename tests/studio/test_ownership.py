@@ -12,9 +12,9 @@ from airflow_provider_smstudio.studio.errors import (
     SaveError,
     ServerError,
 )
+from airflow_provider_smstudio.studio.jupyter.kernel_removal import remove_kernel
 from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.output_guard import OutputGuard
-from airflow_provider_smstudio.studio.removal import remove_kernel
 
 PATH = "out.ipynb"
 

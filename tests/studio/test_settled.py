@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_smstudio.studio import settled
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError, ServerError
+from airflow_provider_smstudio.studio.jupyter import kernel_start
 
 
 class Clock:
@@ -55,13 +55,13 @@ class Channel:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    monkeypatch.setattr(settled.time, "monotonic", made.monotonic)
+    monkeypatch.setattr(kernel_start.time, "monotonic", made.monotonic)
     return made
 
 
 def waited(clock, server, channel, check=lambda: None):
     began = clock.now
-    settled.wait_until_settled(server, "k", channel, check)
+    kernel_start.wait_until_settled(server, "k", channel, check)
     assert {message["channel"] for message in channel.sent} <= {"control"}
     return clock.now - began
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from airflow_provider_smstudio.studio.jupyter.rest import save_request
 from airflow_provider_smstudio.studio.notebook.spool import NotebookSpool
-from airflow_provider_smstudio.studio.server import save_request
 
 TEXT = new_output("stream", name="stdout", text="one\ntwo é\n")
 PLOT = new_output("display_data", data={"image/png": "x" * 5000, "text/plain": "<plot>"}, metadata={"a": [1, {}]})

@@ -2,8 +2,8 @@
 
 All kernels of a space run on one machine. A process that holds Python's lock cannot answer a question, and one
 that has crashed cannot either; from beside it they can be told apart. It runs on whatever Python the image has:
-standard library and ipykernel only, Python 3.6 syntax. :mod:`~airflow_provider_smstudio.studio.lookout` is the
-other side.
+standard library and ipykernel only, Python 3.6 syntax.
+:mod:`~airflow_provider_smstudio.studio.jupyter.kernel_probe` is the other side.
 """
 
 import json

@@ -20,14 +20,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_smstudio.studio import channel as channels
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError, StudioError
+from airflow_provider_smstudio.studio.jupyter import websocket as channels
+from airflow_provider_smstudio.studio.jupyter.kernel_removal import remove_kernel
+from airflow_provider_smstudio.studio.jupyter.kernel_start import wait_until_settled
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.protocol import kernel_probe_source
 from airflow_provider_smstudio.studio.protocol.kernelspecs import KernelSpecs
 from airflow_provider_smstudio.studio.protocol.messages import Message, request
-from airflow_provider_smstudio.studio.removal import remove_kernel
-from airflow_provider_smstudio.studio.server import JupyterServer
-from airflow_provider_smstudio.studio.settled import wait_until_settled
 
 log = logging.getLogger(__name__)
 

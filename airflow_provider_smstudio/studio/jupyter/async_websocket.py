@@ -17,9 +17,9 @@ from typing import Any, TypeAlias
 
 import aiohttp
 
-from airflow_provider_smstudio.studio.channel import DEAF_LIMIT, LOGIN_ENDED, channel_path, trust
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError
-from airflow_provider_smstudio.studio.login import StudioSession
+from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
+from airflow_provider_smstudio.studio.jupyter.websocket import DEAF_LIMIT, LOGIN_ENDED, channel_path, trust
 from airflow_provider_smstudio.studio.protocol.messages import V1, Message, WireError, decode, encode
 
 PING_AFTER = 10.0

@@ -21,8 +21,8 @@ from airflow_provider_smstudio.studio.errors import (
     SaveError,
     ServerError,
 )
-from airflow_provider_smstudio.studio.login import StudioSession
-from airflow_provider_smstudio.studio.metering import InstanceMeter
+from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
+from airflow_provider_smstudio.studio.jupyter.instance_meter import InstanceMeter
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.protocol.kernelspecs import KernelChoice, KernelSpecs
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from airflow_provider_smstudio.studio.app_types import JUPYTER_LAB
 from airflow_provider_smstudio.studio.execution import events as ev
-from airflow_provider_smstudio.studio.login import StudioSession
+from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
 from airflow_provider_smstudio.studio.protocol.instance_metrics import (
     THRESHOLDS,
     Memory,

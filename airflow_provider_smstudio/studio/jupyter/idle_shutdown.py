@@ -13,8 +13,8 @@ import logging
 import threading
 
 from airflow_provider_smstudio.studio.errors import StudioError
-from airflow_provider_smstudio.studio.metering import Begin
-from airflow_provider_smstudio.studio.server import JupyterServer
+from airflow_provider_smstudio.studio.jupyter.instance_meter import Begin
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ import websocket
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError
-from airflow_provider_smstudio.studio.login import StudioSession
+from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
 from airflow_provider_smstudio.studio.protocol.messages import V1, Message, WireError, decode, encode
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)

@@ -27,7 +27,7 @@ from airflow_provider_smstudio.studio.errors import (
     ServerError,
     SessionExpiredError,
 )
-from airflow_provider_smstudio.studio.redact import protect_library_logs
+from airflow_provider_smstudio.studio.jupyter.redaction import protect_library_logs
 
 log = logging.getLogger(__name__)
 

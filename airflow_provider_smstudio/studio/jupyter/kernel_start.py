@@ -8,10 +8,10 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from airflow_provider_smstudio.studio.channel import KernelChannel
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, StudioError
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer, counts_websockets
+from airflow_provider_smstudio.studio.jupyter.websocket import KernelChannel
 from airflow_provider_smstudio.studio.protocol.messages import request
-from airflow_provider_smstudio.studio.server import JupyterServer, counts_websockets
 
 log = logging.getLogger(__name__)
 

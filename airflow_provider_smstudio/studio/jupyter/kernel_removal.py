@@ -6,7 +6,7 @@ import logging
 import time
 
 from airflow_provider_smstudio.studio.errors import ServerError, StudioError
-from airflow_provider_smstudio.studio.server import JupyterServer
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 
 log = logging.getLogger(__name__)
 

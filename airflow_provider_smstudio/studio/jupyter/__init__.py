@@ -1,0 +1,1 @@
+"""The Jupyter server: login, REST API, kernel websockets, and what is done there beside a run."""
