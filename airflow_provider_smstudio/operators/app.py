@@ -16,8 +16,8 @@ from airflow_provider_smstudio.studio.errors import InvalidInputError, StudioErr
 
 if TYPE_CHECKING:
     from airflow_provider_smstudio._compat import Context
-    from airflow_provider_smstudio.studio.app_start import StartRequest, Step
-    from airflow_provider_smstudio.studio.app_stop import StopRequest
+    from airflow_provider_smstudio.studio.sagemaker.app_start import StartRequest, Step
+    from airflow_provider_smstudio.studio.sagemaker.app_stop import StopRequest
 
 _TIMEOUT_GRACE = 60.0
 
@@ -184,7 +184,7 @@ class SageMakerStudioStartAppOperator(_AppOperator):
 
         :param context: the context of the task instance.
         """
-        from airflow_provider_smstudio.studio.app_start import AppStarter
+        from airflow_provider_smstudio.studio.sagemaker.app_start import AppStarter
 
         request, until = self._request(context), self._until()
         with closing(self.make_hook().get_studio()) as studio:
@@ -198,7 +198,7 @@ class SageMakerStudioStartAppOperator(_AppOperator):
             return starter.result(self._wait(starter.step, until))
 
     def _request(self, context: Context) -> StartRequest:
-        from airflow_provider_smstudio.studio.app_start import StartRequest
+        from airflow_provider_smstudio.studio.sagemaker.app_start import StartRequest
 
         spec = self.resource_spec or {}
         fallback = self.fallback_instance_types
@@ -290,7 +290,7 @@ class SageMakerStudioStopAppOperator(_AppOperator):
 
         :param context: the context of the task instance.
         """
-        from airflow_provider_smstudio.studio.app_stop import AppStopper
+        from airflow_provider_smstudio.studio.sagemaker.app_stop import AppStopper
 
         request, until = self._request(context), self._until()
         dag_id = context["ti"].dag_id
@@ -307,7 +307,7 @@ class SageMakerStudioStopAppOperator(_AppOperator):
             return stopper.result(self._wait(stopper.step, until))
 
     def _request(self, context: Context) -> StopRequest:
-        from airflow_provider_smstudio.studio.app_stop import IF_BUSY, STARTED_BY, StopRequest
+        from airflow_provider_smstudio.studio.sagemaker.app_stop import IF_BUSY, STARTED_BY, StopRequest
 
         return StopRequest(
             holder=self._holder(context),

@@ -107,7 +107,7 @@ class SageMakerStudioAppSensor(StudioArguments, BaseSensorOperator):
         :raises AppError: if the app does not become ready by waiting.
         :raises StudioError: if the settings are wrong or the look failed.
         """
-        from airflow_provider_smstudio.studio.readiness import look
+        from airflow_provider_smstudio.studio.sagemaker.readiness import look
 
         hook = self.make_hook()
         try:

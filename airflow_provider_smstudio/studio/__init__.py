@@ -9,15 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_smstudio.studio.apps import AppState
     from airflow_provider_smstudio.studio.client import Studio
     from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
     from airflow_provider_smstudio.studio.runner import NotebookRunner
+    from airflow_provider_smstudio.studio.sagemaker.control_plane import AppState
 
 __all__ = ["AppState", "NotebookJob", "NotebookRunner", "RunResult", "Studio"]
 
 _HOMES = {
-    "AppState": "apps",
+    "AppState": "sagemaker.control_plane",
     "NotebookJob": "job",
     "NotebookRunner": "runner",
     "RunResult": "job",

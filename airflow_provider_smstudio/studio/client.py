@@ -12,7 +12,6 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_provider_smstudio.studio import checkpoint, earlier
 from airflow_provider_smstudio.studio.app_types import JUPYTER_LAB
-from airflow_provider_smstudio.studio.apps import AppState, ControlPlane
 from airflow_provider_smstudio.studio.cleanup import AbandonedRun, abandoned_runs, remove
 from airflow_provider_smstudio.studio.errors import (
     AppFailedError,
@@ -26,6 +25,7 @@ from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer, save_request
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.runner import Listener, NotebookRunner
+from airflow_provider_smstudio.studio.sagemaker.control_plane import AppState, ControlPlane
 
 log = logging.getLogger(__name__)
 

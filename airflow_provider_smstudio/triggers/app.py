@@ -59,7 +59,7 @@ class SageMakerStudioAppTrigger(BaseTrigger):
 
         from airflow_provider_smstudio.studio.errors import StudioError, to_plain
         from airflow_provider_smstudio.studio.hub import Hub
-        from airflow_provider_smstudio.studio.readiness import look
+        from airflow_provider_smstudio.studio.sagemaker.readiness import look
 
         began = time.monotonic()
         payload: dict[str, Any] = {"status": "success"}

@@ -17,9 +17,9 @@ from airflow_provider_smstudio._secrets import mask_login_here
 from airflow_provider_smstudio.triggers.notebook import EARLIEST_EVENT
 
 if TYPE_CHECKING:
-    from airflow_provider_smstudio.studio.app_start import AppStarter
-    from airflow_provider_smstudio.studio.app_stop import AppStopper
     from airflow_provider_smstudio.studio.client import Studio
+    from airflow_provider_smstudio.studio.sagemaker.app_start import AppStarter
+    from airflow_provider_smstudio.studio.sagemaker.app_stop import AppStopper
 
 _LONGEST_PAUSE = 120.0
 
@@ -33,8 +33,9 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
 
     :param studio: the arguments of :class:`~airflow_provider_smstudio.hooks.studio.SageMakerStudioHook`.
     :param verb: ``start`` or ``stop``.
-    :param request: the fields of :class:`~airflow_provider_smstudio.studio.app_start.StartRequest`, or of
-        :class:`~airflow_provider_smstudio.studio.app_stop.StopRequest` with the ``dag_id``.
+    :param request: the fields of
+        :class:`~airflow_provider_smstudio.studio.sagemaker.app_start.StartRequest`, or of
+        :class:`~airflow_provider_smstudio.studio.sagemaker.app_stop.StopRequest` with the ``dag_id``.
     :param until: when the wait is over, in seconds since the epoch.
     :param asked: when the task has asked for the start, if it has, in seconds since the epoch.
     """
@@ -98,7 +99,7 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
     async def _steps(self, shared: Any) -> dict[str, Any] | None:
         """Take steps to the end; return the result, None at the end of the time allowed."""
         from airflow_provider_smstudio.studio.errors import ControlPlaneError
-        from airflow_provider_smstudio.studio.readiness import may_pass
+        from airflow_provider_smstudio.studio.sagemaker.readiness import may_pass
 
         studio: Studio = shared.studio
         dag_id = self.request.get("dag_id")
@@ -126,12 +127,12 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
             await asyncio.sleep(min(wait * random.uniform(0.8, 1.2), left))  # noqa: S311  # no secret
 
     def _starter(self, studio: Studio) -> AppStarter:
-        from airflow_provider_smstudio.studio.app_start import AppStarter, StartRequest
+        from airflow_provider_smstudio.studio.sagemaker.app_start import AppStarter, StartRequest
 
         return AppStarter(studio.control_plane, StartRequest(**self.request), asked=self.asked)
 
     def _stopper(self, studio: Studio) -> AppStopper:
-        from airflow_provider_smstudio.studio.app_stop import AppStopper, StopRequest
+        from airflow_provider_smstudio.studio.sagemaker.app_stop import AppStopper, StopRequest
 
         request = StopRequest(**{key: value for key, value in self.request.items() if key != "dag_id"})
         return AppStopper(studio.control_plane, studio.server, request, other_runs=lambda: self._others)

@@ -22,13 +22,13 @@ from airflow_provider_smstudio.operators.app import (
     sagemaker_studio_app,
 )
 from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator
-from airflow_provider_smstudio.studio import app_start, app_stop
 from airflow_provider_smstudio.studio.errors import (
     AppFailedError,
     AppNotReadyError,
     InvalidInputError,
     StudioError,
 )
+from airflow_provider_smstudio.studio.sagemaker import app_start, app_stop
 from airflow_provider_smstudio.triggers import app_change
 from airflow_provider_smstudio.triggers.app_change import SageMakerStudioAppChangeTrigger
 

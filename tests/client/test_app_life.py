@@ -11,9 +11,7 @@ from client_bench import client_of
 from faults import wait_for
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import Studio, app_marks, app_start, app_stop
-from airflow_provider_smstudio.studio.app_start import AppStarter, StartRequest, Step
-from airflow_provider_smstudio.studio.app_stop import AppStopper, StopRequest
+from airflow_provider_smstudio.studio import Studio
 from airflow_provider_smstudio.studio.cleanup import epoch_of
 from airflow_provider_smstudio.studio.errors import (
     AppFailedError,
@@ -25,6 +23,9 @@ from airflow_provider_smstudio.studio.errors import (
 from airflow_provider_smstudio.studio.execution.cell_request import execute_request
 from airflow_provider_smstudio.studio.jupyter import websocket
 from airflow_provider_smstudio.studio.notebook.document import CodeCell
+from airflow_provider_smstudio.studio.sagemaker import app_start, app_stop, app_tags
+from airflow_provider_smstudio.studio.sagemaker.app_start import AppStarter, StartRequest, Step
+from airflow_provider_smstudio.studio.sagemaker.app_stop import AppStopper, StopRequest
 
 ASKED: dict[str, Any] = {"session_id": "a-person", "stop_on_error": True, "saved": []}
 
@@ -301,7 +302,7 @@ class TestStop:
         start(studio, "dag.one")
         arn = studio.describe_app().arn
         assert arn is not None
-        studio.control_plane.add_tags(arn, app_marks.closing("dag.one", time.time()))
+        studio.control_plane.add_tags(arn, app_tags.closing("dag.one", time.time()))
         second = starter(studio, "dag.two")
         assert second.step() == Step(
             "the JupyterLab app of space 'demo-space' is about to be stopped by dag.one", 5.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_smstudio.studio import app_marks as marks
+from airflow_provider_smstudio.studio.sagemaker import app_tags as marks
 
 NOW = 1_795_000_000.0
 

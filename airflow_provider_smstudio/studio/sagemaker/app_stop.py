@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_smstudio.studio import app_marks
-from airflow_provider_smstudio.studio.app_marks import Marks
-from airflow_provider_smstudio.studio.app_start import Step
-from airflow_provider_smstudio.studio.apps import IN_SERVICE, NOT_FOUND, AppState, ControlPlane
 from airflow_provider_smstudio.studio.checkpoint import SESSION_PREFIX
 from airflow_provider_smstudio.studio.cleanup import epoch_of
 from airflow_provider_smstudio.studio.errors import AppInUseError, ControlPlaneError, StudioError
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import notes_activity
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
-from airflow_provider_smstudio.studio.readiness import may_pass
+from airflow_provider_smstudio.studio.sagemaker import app_tags
+from airflow_provider_smstudio.studio.sagemaker.app_start import Step
+from airflow_provider_smstudio.studio.sagemaker.app_tags import Marks
+from airflow_provider_smstudio.studio.sagemaker.control_plane import IN_SERVICE, NOT_FOUND, AppState, ControlPlane
+from airflow_provider_smstudio.studio.sagemaker.readiness import may_pass
 
 log = logging.getLogger(__name__)
 
@@ -123,10 +123,10 @@ class AppStopper:
             return None
         if marks is not None and state.arn is not None:
             first = min(marks.waiting, default=None)
-            if first is not None and first < app_marks.key_of(self._request.holder):
+            if first is not None and first < app_tags.key_of(self._request.holder):
                 self._forget(state)
                 return Step(f"{title} is left to {marks.waiting[first]}")
-            self._control.add_tags(state.arn, app_marks.waiting(self._request.holder, now))
+            self._control.add_tags(state.arn, app_tags.waiting(self._request.holder, now))
         left = self._linger_until - now
         text = f"{title} waits up to {left:.0f} s more for {running} other runs of this DAG"
         return Step(text, min(left, _POLL))
@@ -167,7 +167,7 @@ class AppStopper:
         title = self._control.title
         if state.arn is not None and marks is not None:
             holder = self._request.holder
-            self._control.add_tags(state.arn, app_marks.closing(holder, time.time()))
+            self._control.add_tags(state.arn, app_tags.closing(holder, time.time()))
             marks = self._marks(state)
             if marks is not None and marks.holds:
                 self._forget(state)
@@ -186,7 +186,7 @@ class AppStopper:
         if state.arn is None:
             return None
         try:
-            self._control.remove_tags(state.arn, app_marks.keys_of(self._request.holder)[:1])
+            self._control.remove_tags(state.arn, app_tags.keys_of(self._request.holder)[:1])
             return self._marks(state)
         except ControlPlaneError as error:
             if may_pass(error):
@@ -202,14 +202,14 @@ class AppStopper:
 
     def _marks(self, state: AppState) -> Marks | None:
         tags = self._control.tags(state.arn or "")
-        return app_marks.read(tags, created=state.created, now=time.time(), but=self._request.holder)
+        return app_tags.read(tags, created=state.created, now=time.time(), but=self._request.holder)
 
     def _forget(self, state: AppState) -> None:
         """Take away whatever marks of ours there are."""
         if state.arn is None:
             return
         try:
-            self._control.remove_tags(state.arn, app_marks.keys_of(self._request.holder))
+            self._control.remove_tags(state.arn, app_tags.keys_of(self._request.holder))
         except ControlPlaneError as error:
             log.warning("%s", error)
 

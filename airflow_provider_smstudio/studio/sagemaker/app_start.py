@@ -8,10 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_smstudio.studio import app_marks
-from airflow_provider_smstudio.studio.apps import IN_SERVICE, RESOURCE_SPEC_KEYS, AppState, ControlPlane
 from airflow_provider_smstudio.studio.errors import AppFailedError, ControlPlaneError, InvalidInputError
-from airflow_provider_smstudio.studio.readiness import may_pass
+from airflow_provider_smstudio.studio.sagemaker import app_tags
+from airflow_provider_smstudio.studio.sagemaker.control_plane import (
+    IN_SERVICE,
+    RESOURCE_SPEC_KEYS,
+    AppState,
+    ControlPlane,
+)
+from airflow_provider_smstudio.studio.sagemaker.readiness import may_pass
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +154,7 @@ class AppStarter:
         spec = {**self._spec, **({"InstanceType": instance_type} if instance_type else {})}
         now = time.time()
         holder = self._request.holder
-        tags = {**app_marks.started(holder, now), **app_marks.hold(holder, self._until(now))} if self._tags else {}
+        tags = {**app_tags.started(holder, now), **app_tags.hold(holder, self._until(now))} if self._tags else {}
         try:
             self._control.create_app(spec, tags)
         except ControlPlaneError as error:
@@ -204,11 +209,11 @@ class AppStarter:
         now, holder = time.time(), self._request.holder
         try:
             if self._held != (state.created,):
-                self._control.add_tags(state.arn, app_marks.hold(holder, self._until(now)))
+                self._control.add_tags(state.arn, app_tags.hold(holder, self._until(now)))
                 self._held = (state.created,)
             if state.status != IN_SERVICE:
                 return None
-            marks = app_marks.read(self._control.tags(state.arn), created=state.created, now=now, but=holder)
+            marks = app_tags.read(self._control.tags(state.arn), created=state.created, now=now, but=holder)
         except ControlPlaneError as error:
             if may_pass(error):
                 raise
