@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_smstudio._compat import Context, OperatorLineage
     from airflow_provider_smstudio.hooks.studio import StudioSettings
-    from airflow_provider_smstudio.studio.job import NotebookJob
+    from airflow_provider_smstudio.studio.runs.spec import NotebookJob
 
 log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from airflow_provider_smstudio._compat import policy_forbids_retry, state_of, su
 if TYPE_CHECKING:
     from airflow_provider_smstudio._compat import Context
     from airflow_provider_smstudio.studio.errors import StudioError
-    from airflow_provider_smstudio.studio.runner import NotebookRunner
+    from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
 
 log = logging.getLogger(__name__)
 

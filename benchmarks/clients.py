@@ -70,7 +70,7 @@ def _ours(variant: str) -> Callable[[Job], dict[str, float]]:
 
     from airflow_provider_smstudio.studio import NotebookJob, Studio
     from airflow_provider_smstudio.studio.execution import events as ev
-    from airflow_provider_smstudio.studio.livelog import LiveLog
+    from airflow_provider_smstudio.studio.runs.log import LiveLog
 
     studio = Studio(
         boto3.client("sagemaker"),

@@ -27,11 +27,12 @@ from cells import NO_LIMIT, Summary, machine
 from nbformat.v4 import new_code_cell, new_notebook
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, Studio, conduct
+from airflow_provider_smstudio.studio import NotebookJob, Studio
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.autosave import SaveSchedule
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
+from airflow_provider_smstudio.studio.runs import handover
 
 LIMIT = 1.05
 """The highest median ratio of wall time and of client CPU that the project allows itself."""
@@ -76,7 +77,7 @@ class Client:
         """Run one job."""
         variant = job["variant"].partition("#")[0]
         options = OPTIONS[variant]
-        conduct.RunOptions = lambda **_: options  # type: ignore[misc, assignment]  # the job sets nothing
+        handover.RunOptions = lambda **_: options  # type: ignore[misc, assignment]  # the job sets nothing
         watch = Stopwatch()
         key = job["output"] if variant != "none" else None
         wanted = NotebookJob(job["notebook"], output_path=job["output"], run_key=key)

@@ -128,8 +128,8 @@ class Triggerer:
 
     async def go_on(self) -> Found:
         """See all runs to their ends."""
-        from airflow_provider_smstudio.studio import hub
         from airflow_provider_smstudio.studio.jupyter import async_websocket
+        from airflow_provider_smstudio.studio.runs import shared as hub
         from airflow_provider_smstudio.triggers import notebook
 
         notebook.EARLIEST_EVENT = 0
@@ -314,7 +314,7 @@ def lines_of(options: argparse.Namespace, number: int) -> str:
 def measure(options: argparse.Namespace, n: int, *, tls: bool) -> tuple[Found, list[str]]:
     """Measure one number of runs; return what was found, and what went wrong."""
     from airflow_provider_smstudio.studio import NotebookJob
-    from airflow_provider_smstudio.studio.runner import NotebookRunner
+    from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
 
     def begin(number: int) -> Found:
         name = f"run-{number}"

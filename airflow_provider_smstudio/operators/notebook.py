@@ -39,9 +39,9 @@ from airflow_provider_smstudio.studio.errors import (
 if TYPE_CHECKING:
     from airflow_provider_smstudio._compat import Context, OperatorLineage
     from airflow_provider_smstudio._lineage import RunLineage
-    from airflow_provider_smstudio.studio.conduct import Handover
-    from airflow_provider_smstudio.studio.job import NotebookJob
-    from airflow_provider_smstudio.studio.runner import NotebookRunner
+    from airflow_provider_smstudio.studio.runs.handover import Handover
+    from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
+    from airflow_provider_smstudio.studio.runs.spec import NotebookJob
 
 _DEADLINE_GRACE = 60.0
 _LIKE_A_TASK = re.compile(r"[\w.-]*\.")
@@ -225,8 +225,8 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         :param context: the context of the task instance.
         """
         from airflow_provider_smstudio._lineage import RunLineage
-        from airflow_provider_smstudio.studio.conduct import Handover
-        from airflow_provider_smstudio.studio.livelog import LiveLog
+        from airflow_provider_smstudio.studio.runs.handover import Handover
+        from airflow_provider_smstudio.studio.runs.log import LiveLog
 
         after = values.duration("defer_after", self.defer_after) if self.deferrable else None
         process = TaskProcess(context)
@@ -350,12 +350,12 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
 
     def _whole(self, error: CellError) -> StudioError:
         """Fetch what a cell's error says from the executed notebook; the event has only its summary."""
-        from airflow_provider_smstudio.studio import checkpoint
+        from airflow_provider_smstudio.studio.runs import identity
 
         path = error.output_path
         try:
             with closing(self.make_hook().get_studio()) as studio:
-                found = checkpoint.error_of(studio.server.read_executed(str(path)))
+                found = identity.error_of(studio.server.read_executed(str(path)))
         except Exception as second:  # the summary is better than an error about an error
             self.log.info("the executed notebook could not be read again: %s", second)
             return error
@@ -408,7 +408,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
             self._runner.stop("the task was killed", for_good=False)
 
     def _job(self, name: str) -> NotebookJob:
-        from airflow_provider_smstudio.studio.job import NotebookJob
+        from airflow_provider_smstudio.studio.runs.spec import NotebookJob
 
         return NotebookJob(
             notebook_path=values.text("notebook_path", self.notebook_path),

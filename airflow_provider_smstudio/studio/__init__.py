@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_provider_smstudio.studio.client import Studio
-    from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
-    from airflow_provider_smstudio.studio.runner import NotebookRunner
+    from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
+    from airflow_provider_smstudio.studio.runs.spec import NotebookJob, RunResult
     from airflow_provider_smstudio.studio.sagemaker.control_plane import AppState
 
 __all__ = ["AppState", "NotebookJob", "NotebookRunner", "RunResult", "Studio"]
 
 _HOMES = {
     "AppState": "sagemaker.control_plane",
-    "NotebookJob": "job",
-    "NotebookRunner": "runner",
-    "RunResult": "job",
+    "NotebookJob": "runs.spec",
+    "NotebookRunner": "runs.runner",
+    "RunResult": "runs.spec",
     "Studio": "client",
 }
 

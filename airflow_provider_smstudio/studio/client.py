@@ -10,9 +10,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from airflow_provider_smstudio.studio import checkpoint, earlier
 from airflow_provider_smstudio.studio.app_types import JUPYTER_LAB
-from airflow_provider_smstudio.studio.cleanup import AbandonedRun, abandoned_runs, remove
 from airflow_provider_smstudio.studio.errors import (
     AppFailedError,
     ControlPlaneError,
@@ -20,11 +18,13 @@ from airflow_provider_smstudio.studio.errors import (
     NotebookNotFoundError,
     StudioError,
 )
-from airflow_provider_smstudio.studio.job import ON_UNKNOWN_CELL, RESUME, NotebookJob
 from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer, save_request
 from airflow_provider_smstudio.studio.notebook import document as nb
-from airflow_provider_smstudio.studio.runner import Listener, NotebookRunner
+from airflow_provider_smstudio.studio.runs import identity, resume
+from airflow_provider_smstudio.studio.runs.abandoned import AbandonedRun, abandoned_runs, remove
+from airflow_provider_smstudio.studio.runs.runner import Listener, NotebookRunner
+from airflow_provider_smstudio.studio.runs.spec import ON_UNKNOWN_CELL, RESUME, NotebookJob
 from airflow_provider_smstudio.studio.sagemaker.control_plane import AppState, ControlPlane
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class Studio:
         :param listener: told every event of the run.
         :param on_output: told the executed notebook's path once it exists.
         :param leaves_run: whether the run is left to another process when this one has to end; see
-            :class:`~airflow_provider_smstudio.studio.runner.NotebookRunner`.
+            :class:`~airflow_provider_smstudio.studio.runs.runner.NotebookRunner`.
         :param try_follows: whether another try follows after an error; see there.
         :return: call its ``run()``; its ``stop()`` ends the run from a signal handler or another thread.
         """
@@ -158,7 +158,7 @@ class Studio:
         :param job: the run's; its ``run_key`` and notebook tell which one.
         :raises StudioError: when it could not be removed.
         """
-        earlier.remove_session(self.server, job, checkpoint.identity(job.run_key, job.run_name))
+        resume.remove_session(self.server, job, identity.identity(job.run_key, job.run_name))
 
     def upload(self, source: str, notebook_path: str) -> None:
         """Copy a notebook into the Studio home, over what is there; missing folders are created.

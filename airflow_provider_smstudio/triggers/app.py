@@ -55,10 +55,10 @@ class SageMakerStudioAppTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until there is something to tell, and fire."""
         # The first import of the client takes half a second, which is too long for an event loop.
-        await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.hub")
+        await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.runs.shared")
 
         from airflow_provider_smstudio.studio.errors import StudioError, to_plain
-        from airflow_provider_smstudio.studio.hub import Hub
+        from airflow_provider_smstudio.studio.runs.shared import Hub
         from airflow_provider_smstudio.studio.sagemaker.readiness import look
 
         began = time.monotonic()

@@ -71,10 +71,10 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Take steps until there is none left, and fire."""
         # The first import of the client takes half a second, which is too long for an event loop.
-        await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.hub")
+        await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.runs.shared")
 
         from airflow_provider_smstudio.studio.errors import AppError, StudioError, to_plain
-        from airflow_provider_smstudio.studio.hub import Hub
+        from airflow_provider_smstudio.studio.runs.shared import Hub
 
         began = time.monotonic()
         payload: dict[str, Any]

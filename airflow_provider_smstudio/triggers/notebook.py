@@ -23,7 +23,7 @@ from airflow_provider_smstudio._secrets import mask_login_here
 
 if TYPE_CHECKING:
     from airflow_provider_smstudio.studio.client import Studio
-    from airflow_provider_smstudio.studio.watcher import NotebookWatcher
+    from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
 EARLIEST_EVENT = 10.0
 """Seconds that an event is held back from the trigger's start.
@@ -44,7 +44,8 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
     ``timeout`` with an ``error`` (:func:`~airflow_provider_smstudio.studio.errors.to_plain`).
 
     :param studio: the arguments of :class:`~airflow_provider_smstudio.hooks.studio.SageMakerStudioHook`.
-    :param run: what the worker has handed over, see :class:`~airflow_provider_smstudio.studio.conduct.Handover`.
+    :param run: what the worker has handed over, see
+        :class:`~airflow_provider_smstudio.studio.runs.handover.Handover`.
     :param log_output: write what the cells print to the log.
     :param deadline: when to stop the run, in seconds since the epoch; None for no limit.
     :param cancel_on_kill: stop the run when its task is cleared, or marked as failed or successful. Default True.
@@ -140,12 +141,12 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
 
     async def _begin(self) -> NotebookWatcher:
         # The first import of the client takes half a second, which is too long for an event loop.
-        await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.watcher")
+        await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.runs.watcher")
 
-        from airflow_provider_smstudio.studio.conduct import Handover
-        from airflow_provider_smstudio.studio.hub import Hub
-        from airflow_provider_smstudio.studio.livelog import LiveLog
-        from airflow_provider_smstudio.studio.watcher import NotebookWatcher
+        from airflow_provider_smstudio.studio.runs.handover import Handover
+        from airflow_provider_smstudio.studio.runs.log import LiveLog
+        from airflow_provider_smstudio.studio.runs.shared import Hub
+        from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
         resources = self._resources = AsyncExitStack()
         hub = await resources.enter_async_context(Hub.use())

@@ -9,8 +9,8 @@ import pytest
 
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.operators.cleanup import SageMakerStudioCleanupOperator
-from airflow_provider_smstudio.studio.checkpoint import identity
 from airflow_provider_smstudio.studio.errors import AppNotReadyError, InvalidInputError
+from airflow_provider_smstudio.studio.runs.identity import identity
 
 
 def operator(local: LocalStudio, **arguments: Any) -> SageMakerStudioCleanupOperator:

@@ -37,7 +37,7 @@ from airflow_provider_smstudio.studio.errors import (
     RunTakenOverError,
     UnknownOutcomeError,
 )
-from airflow_provider_smstudio.studio.runner import NotebookRunner
+from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
 
 CLASSIC_KERNEL = "python3__SAGEMAKER_INTERNAL__arn:aws:sagemaker:us-east-1:081325390199:image/datascience-1.0"
 

@@ -223,7 +223,7 @@ def test_a_kill_in_the_hand_over(lab: LocalStudio, monkeypatch: pytest.MonkeyPat
     says(monkeypatch, "running")
     path = write(lab, SHORTER, "print('end')")
     task = operator(lab, path, deferrable=True, defer_after=0.5)
-    from airflow_provider_smstudio.studio.saving import NotebookSaver
+    from airflow_provider_smstudio.studio.runs.saver import NotebookSaver
 
     save = NotebookSaver.save_last
 
@@ -245,7 +245,7 @@ def test_a_person_who_kills_in_the_hand_over(
 ) -> None:
     says(monkeypatch, state)
     task = operator(lab, write(lab, RUNNING), deferrable=True, defer_after=0.5)
-    from airflow_provider_smstudio.studio.saving import NotebookSaver
+    from airflow_provider_smstudio.studio.runs.saver import NotebookSaver
 
     save = NotebookSaver.save_last
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 from client_bench import Bench, client_of
 
 from airflow_provider_smstudio.studio import NotebookJob, RunResult, Studio
-from airflow_provider_smstudio.studio.conduct import Handover
 from airflow_provider_smstudio.studio.execution import events as ev
-from airflow_provider_smstudio.studio.hub import Hub, in_thread
-from airflow_provider_smstudio.studio.watcher import NotebookWatcher
+from airflow_provider_smstudio.studio.runs.handover import Handover
+from airflow_provider_smstudio.studio.runs.shared import Hub, in_thread
+from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
 Listener = Callable[[ev.Event], None]
 

@@ -11,11 +11,11 @@ import pytest
 from client_bench import Bench
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import conduct
 from airflow_provider_smstudio.studio.execution import autosave
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter import async_websocket, websocket
+from airflow_provider_smstudio.studio.runs import handover
 
 Fault = Callable[[LocalStudio], None]
 
@@ -51,7 +51,7 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     def options(**given: object) -> RunOptions:
         return replace(quick, **given)  # type: ignore[arg-type]  # passed on as they are
 
-    patch.setattr(conduct, "RunOptions", options)
+    patch.setattr(handover, "RunOptions", options)
 
 
 def at(moment: str, bench: Bench, fault: Callable[[], None]) -> Callable[[ev.Event], None]:

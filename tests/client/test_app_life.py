@@ -12,7 +12,6 @@ from faults import wait_for
 
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.studio import Studio
-from airflow_provider_smstudio.studio.cleanup import epoch_of
 from airflow_provider_smstudio.studio.errors import (
     AppFailedError,
     AppInUseError,
@@ -23,6 +22,7 @@ from airflow_provider_smstudio.studio.errors import (
 from airflow_provider_smstudio.studio.execution.cell_request import execute_request
 from airflow_provider_smstudio.studio.jupyter import websocket
 from airflow_provider_smstudio.studio.notebook.document import CodeCell
+from airflow_provider_smstudio.studio.runs.abandoned import epoch_of
 from airflow_provider_smstudio.studio.sagemaker import app_start, app_stop, app_tags
 from airflow_provider_smstudio.studio.sagemaker.app_start import AppStarter, StartRequest, Step
 from airflow_provider_smstudio.studio.sagemaker.app_stop import AppStopper, StopRequest

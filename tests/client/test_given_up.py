@@ -11,10 +11,10 @@ from deferred import begin, watching
 from faults import wait_for
 
 from airflow_provider_smstudio.studio import NotebookJob
-from airflow_provider_smstudio.studio.conduct import Handover
 from airflow_provider_smstudio.studio.errors import RunTakenOverError
 from airflow_provider_smstudio.studio.execution import events as ev
-from airflow_provider_smstudio.studio.watcher import NotebookWatcher
+from airflow_provider_smstudio.studio.runs.handover import Handover
+from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
 
 @both_ways

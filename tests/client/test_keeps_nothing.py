@@ -12,9 +12,9 @@ from deferred import begin, watch, watching
 from faults import hurry, wait_for
 
 from airflow_provider_smstudio.studio import NotebookJob
-from airflow_provider_smstudio.studio.conduct import Handover
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
+from airflow_provider_smstudio.studio.runs.handover import Handover
 
 PRINTS = (
     "import time\nfor i in range(60):\n    print(i, flush=True)\n    time.sleep(0.05)\nopen('done', 'w').close()\n"

@@ -16,7 +16,7 @@ import pytest
 from client_bench import Bench
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, conduct
+from airflow_provider_smstudio.studio import NotebookJob
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     KernelStartError,
@@ -27,6 +27,7 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
+from airflow_provider_smstudio.studio.runs import handover
 
 
 def wait_until_clean(bench: Bench, seconds: float = 15) -> None:
@@ -49,7 +50,7 @@ def classic(local_studio_classic: LocalStudio, make_bench: Callable[[LocalStudio
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that looks at the server and saves every half second."""
     options = partial(RunOptions, check_interval=0.5, autosave_interval=0.5)
-    monkeypatch.setattr(conduct, "RunOptions", options)
+    monkeypatch.setattr(handover, "RunOptions", options)
 
 
 def once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, error: BaseException) -> None:

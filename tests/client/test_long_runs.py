@@ -10,10 +10,11 @@ import pytest
 from client_bench import Bench, client_of
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, conduct
+from airflow_provider_smstudio.studio import NotebookJob
 from airflow_provider_smstudio.studio.errors import StudioError
 from airflow_provider_smstudio.studio.execution.options import RunOptions
-from airflow_provider_smstudio.studio.livelog import LiveLog
+from airflow_provider_smstudio.studio.runs import handover
+from airflow_provider_smstudio.studio.runs.log import LiveLog
 
 SILENT = "import time\ntime.sleep(9)\nprint('done')"
 
@@ -31,7 +32,7 @@ def beat_each(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     def options(**given: object) -> RunOptions:
         return replace(RunOptions(heartbeat_interval=seconds), **given)  # type: ignore[arg-type]  # passed on
 
-    monkeypatch.setattr(conduct, "RunOptions", options)
+    monkeypatch.setattr(handover, "RunOptions", options)
 
 
 def test_a_silent_cell_keeps_its_app_by_the_heartbeat(idle_space: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

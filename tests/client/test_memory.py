@@ -18,17 +18,19 @@ from scripted_door import BASE, Answer, Door, data, html, open_door, to
 
 from airflow_provider_smstudio.local import door as local_door
 from airflow_provider_smstudio.local.wire import response
-from airflow_provider_smstudio.studio import NotebookJob, Studio, conduct, runner
-from airflow_provider_smstudio.studio.conduct import Handover
+from airflow_provider_smstudio.studio import NotebookJob, Studio
 from airflow_provider_smstudio.studio.errors import KernelDiedError
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
-from airflow_provider_smstudio.studio.hub import Hub, in_thread
 from airflow_provider_smstudio.studio.jupyter import instance_meter
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
-from airflow_provider_smstudio.studio.livelog import LiveLog
 from airflow_provider_smstudio.studio.protocol.instance_metrics import FALL, FIRST, RISE, Memory
-from airflow_provider_smstudio.studio.watcher import NotebookWatcher
+from airflow_provider_smstudio.studio.runs import handover as conduct
+from airflow_provider_smstudio.studio.runs import runner
+from airflow_provider_smstudio.studio.runs.handover import Handover
+from airflow_provider_smstudio.studio.runs.log import LiveLog
+from airflow_provider_smstudio.studio.runs.shared import Hub, in_thread
+from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
 METRICS = "/aws/sagemaker/api/instance/metrics"
 GIB = 2**30

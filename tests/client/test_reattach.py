@@ -17,7 +17,6 @@ from client_bench import CLASSIC_KERNEL, Bench
 from faults import wait_for
 
 from airflow_provider_smstudio.studio import NotebookJob, RunResult
-from airflow_provider_smstudio.studio.checkpoint import is_our_session
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     InvalidInputError,
@@ -25,6 +24,7 @@ from airflow_provider_smstudio.studio.errors import (
     UnknownOutcomeError,
 )
 from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.runs.identity import is_our_session
 
 WORKER = Path(__file__).with_name("worker_process.py")
 

@@ -11,11 +11,12 @@ import pytest
 from client_bench import CLASSIC_KERNEL, Bench
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-from airflow_provider_smstudio.studio import NotebookJob, runner
+from airflow_provider_smstudio.studio import NotebookJob
 from airflow_provider_smstudio.studio.errors import CellError
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.jupyter import websocket
 from airflow_provider_smstudio.studio.protocol.messages import Message
+from airflow_provider_smstudio.studio.runs import runner
 
 
 def test_runs_cells_saves_outputs_and_leaves_nothing(either: Bench) -> None:

@@ -15,9 +15,7 @@ from deferred import begin, watch
 from faults import wait_for
 from nbformat.v4 import new_code_cell
 
-from airflow_provider_smstudio.studio import NotebookJob, conduct
-from airflow_provider_smstudio.studio.checkpoint import owner_of
-from airflow_provider_smstudio.studio.conduct import Handover
+from airflow_provider_smstudio.studio import NotebookJob
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     NotebookNotFoundError,
@@ -29,10 +27,13 @@ from airflow_provider_smstudio.studio.errors import (
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter import websocket
-from airflow_provider_smstudio.studio.lease import KernelLease
-from airflow_provider_smstudio.studio.livelog import LiveLog
-from airflow_provider_smstudio.studio.runner import NotebookRunner
-from airflow_provider_smstudio.studio.saving import NotebookSaver
+from airflow_provider_smstudio.studio.runs import handover as conduct
+from airflow_provider_smstudio.studio.runs.handover import Handover
+from airflow_provider_smstudio.studio.runs.identity import owner_of
+from airflow_provider_smstudio.studio.runs.kernel import KernelLease
+from airflow_provider_smstudio.studio.runs.log import LiveLog
+from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
+from airflow_provider_smstudio.studio.runs.saver import NotebookSaver
 
 CELLS = [
     "import os\n_ = open('kernels', 'a').write(f'{os.getpid()} ')",

@@ -13,11 +13,12 @@ from client_bench import Bench, both_ways
 from faults import hurry
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, conduct
+from airflow_provider_smstudio.studio import NotebookJob
 from airflow_provider_smstudio.studio.errors import KernelDiedError, RunKilledError, ServerError
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter import kernel_probe
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import SecondKernel, notes_activity
+from airflow_provider_smstudio.studio.runs import handover
 
 CRASHES = "import os, signal, time\nprint('on', flush=True)\ntime.sleep(1)\nos.kill(os.getpid(), signal.SIGKILL)"
 # It holds Python's lock, so that no thread of the kernel can answer.
@@ -47,12 +48,12 @@ def bench(
 
 
 def look_after(patch: pytest.MonkeyPatch, seconds: float) -> None:
-    quick = conduct.RunOptions
+    quick = handover.RunOptions
 
     def options(**given: Any) -> RunOptions:
         return replace(quick(**given), crash_check_after=seconds)
 
-    patch.setattr(conduct, "RunOptions", options)
+    patch.setattr(handover, "RunOptions", options)
 
 
 @both_ways

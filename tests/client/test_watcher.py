@@ -21,8 +21,7 @@ from deferred import begin, plain, run_deferred, watch, watching
 from faults import CELLS, EXPECTED, RAN_ONCE, hurry, printed, ran, wait_for
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, RunResult, checkpoint, watcher
-from airflow_provider_smstudio.studio.conduct import Handover
+from airflow_provider_smstudio.studio import NotebookJob, RunResult
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     CellTimeoutError,
@@ -33,7 +32,9 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.protocol import kernel_record
-from airflow_provider_smstudio.studio.watcher import NotebookWatcher
+from airflow_provider_smstudio.studio.runs import identity, watcher
+from airflow_provider_smstudio.studio.runs.handover import Handover
+from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
 SLEEPS = "open('began', 'w').close()\nimport time\nprint('on', flush=True)\ntime.sleep(60)"
 
@@ -180,7 +181,7 @@ def test_kill_before_it_was_watched_over(either: Bench) -> None:
     notebook = either.executed()
     assert notebook.metadata["smstudio"]["run"]["state"] == "killed"
     assert [cell.metadata["papermill"]["status"] for cell in notebook.cells] == ["failed", "pending"]
-    assert isinstance(checkpoint.error_of(notebook), RunKilledError)
+    assert isinstance(identity.error_of(notebook), RunKilledError)
     either.assert_clean()
 
 
@@ -238,7 +239,7 @@ def test_the_kernel_is_gone_when_the_watcher_comes(either: Bench) -> None:
         watch(either, handover)
     notebook = either.executed()
     assert notebook.metadata["smstudio"]["run"]["state"] == "failed"
-    assert isinstance(checkpoint.error_of(notebook), KernelDiedError)
+    assert isinstance(identity.error_of(notebook), KernelDiedError)
 
 
 @pytest.mark.parametrize("end", ["success", "error", "killed"])

@@ -12,10 +12,10 @@ import sys
 import boto3
 
 from airflow_provider_smstudio.studio import Studio
-from airflow_provider_smstudio.studio.conduct import Handover
 from airflow_provider_smstudio.studio.execution import events as ev
-from airflow_provider_smstudio.studio.hub import Hub
-from airflow_provider_smstudio.studio.watcher import NotebookWatcher
+from airflow_provider_smstudio.studio.runs.handover import Handover
+from airflow_provider_smstudio.studio.runs.shared import Hub
+from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
 
 def say(event: ev.Event) -> None:

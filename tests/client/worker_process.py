@@ -16,12 +16,13 @@ from dataclasses import replace
 
 import boto3
 
-from airflow_provider_smstudio.studio import NotebookJob, Studio, conduct
+from airflow_provider_smstudio.studio import NotebookJob, Studio
 from airflow_provider_smstudio.studio.errors import StudioError
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter import websocket
-from airflow_provider_smstudio.studio.livelog import LiveLog
+from airflow_provider_smstudio.studio.runs import handover
+from airflow_provider_smstudio.studio.runs.log import LiveLog
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     for name, value in asked.get("channel", {}).items():
         setattr(websocket, name, value)
     quick = RunOptions(**asked.get("run_options", {}))
-    conduct.RunOptions = lambda **given: replace(quick, **given)
+    handover.RunOptions = lambda **given: replace(quick, **given)
     studio = Studio(boto3.client("sagemaker"), **asked["options"])
     live = LiveLog(lambda level, line: say(line))
 

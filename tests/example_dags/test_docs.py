@@ -15,7 +15,7 @@ import pytest
 from example_runs import EXAMPLES, ROOT, plain_environment
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio.job import RunResult
+from airflow_provider_smstudio.studio.runs.spec import RunResult
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent

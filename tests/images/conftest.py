@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import lookout, runner
+from airflow_provider_smstudio.studio.runs import runner
 
 for _name in ("client", "live"):
     sys.path.insert(0, str(Path(__file__).parents[1] / _name))

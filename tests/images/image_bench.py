@@ -10,8 +10,8 @@ import pytest
 from client_bench import Bench
 from faults import hurry, wait_for
 
-from airflow_provider_smstudio.studio import conduct
 from airflow_provider_smstudio.studio.execution.options import RunOptions
+from airflow_provider_smstudio.studio.runs import handover
 
 CRASH_OPTIONS = {"crash_check_after": 3.0}
 """Run options by which a crash that the server does not tell is noticed in seconds."""
@@ -22,12 +22,12 @@ CRASH_LIMIT = 20.0
 def hurry_all(patch: pytest.MonkeyPatch) -> None:
     """Shorten the limits as the fault matrix does, and the one for a crash that nobody tells of."""
     hurry(patch)
-    quick = conduct.RunOptions
+    quick = handover.RunOptions
 
     def options(**given: object) -> RunOptions:
         return quick(**{**given, **CRASH_OPTIONS})  # type: ignore[arg-type]  # passed on as they are
 
-    patch.setattr(conduct, "RunOptions", options)
+    patch.setattr(handover, "RunOptions", options)
 
 
 def stays(seconds: float, then: str = "") -> str:

@@ -20,13 +20,13 @@ from faults import printed, wait_for
 from image_bench import papermill, state_of, stays
 from nbformat.v4 import new_markdown_cell
 
-from airflow_provider_smstudio.studio import conduct
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter.rest import save_request
+from airflow_provider_smstudio.studio.runs import handover
 
 _T = TypeVar("_T")
 
-GUARD = "airflow_provider_smstudio.studio.output_guard"
+GUARD = "airflow_provider_smstudio.studio.runs.output_guard"
 CHANGED = "somebody has changed the executed notebook"
 
 PROSE, TYPED = "What this is about.", "What a person adds."
@@ -166,12 +166,12 @@ def python(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def observed(impatient: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Observed:
     caplog.set_level(logging.INFO, GUARD)
-    quick = conduct.RunOptions
+    quick = handover.RunOptions
 
     def options(**given: object) -> RunOptions:
         return replace(quick(**given), autosave_interval=0.8)  # type: ignore[arg-type]  # passed on as they are
 
-    monkeypatch.setattr(conduct, "RunOptions", options)
+    monkeypatch.setattr(handover, "RunOptions", options)
     return Observed(impatient, monkeypatch)
 
 

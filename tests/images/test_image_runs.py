@@ -15,7 +15,7 @@ from test_reattach import text_of
 
 from airflow_provider_smstudio.studio import NotebookJob
 from airflow_provider_smstudio.studio.errors import CellError, CellTimeoutError, RunKilledError
-from airflow_provider_smstudio.studio.runner import NotebookRunner
+from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -9,11 +9,11 @@ import pytest
 from client_bench import Bench
 from faults import wait_for
 
-from airflow_provider_smstudio.studio import conduct
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.jupyter import idle_shutdown
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import notes_activity
-from airflow_provider_smstudio.studio.livelog import LiveLog
+from airflow_provider_smstudio.studio.runs import handover
+from airflow_provider_smstudio.studio.runs.log import LiveLog
 
 PRINTS = "open('began', 'w').close()\nfor i in range(100):\n    print(i, flush=True)\n    time.sleep(0.05)"
 
@@ -36,8 +36,8 @@ class TestTold:
         self, impatient: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nobody can fetch it: the result, the notebook and the log say that it may be missing."""
-        quick = conduct.RunOptions
-        monkeypatch.setattr(conduct, "RunOptions", lambda **given: quick(**{**given, "record": False}))
+        quick = handover.RunOptions
+        monkeypatch.setattr(handover, "RunOptions", lambda **given: quick(**{**given, "record": False}))
         lines: list[str] = []
         live = LiveLog(lambda level, line: lines.append(line))
 
@@ -52,7 +52,7 @@ class TestTold:
             live(event)
             impatient.listen(event)
 
-        job = conduct.NotebookJob(impatient.write(f"import time\n{PRINTS}", "print('two')"))
+        job = handover.NotebookJob(impatient.write(f"import time\n{PRINTS}", "print('two')"))
         threading.Thread(target=away).start()
         result = impatient.run_job(job, listen)
         assert (result.status, result.cells_executed, result.incomplete_cells) == ("success", 2, [1])

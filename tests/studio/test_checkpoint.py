@@ -8,8 +8,8 @@ import pytest
 from nbformat.v4 import new_markdown_cell, new_output
 from run_driver import code, prepared
 
-from airflow_provider_smstudio.studio import checkpoint
-from airflow_provider_smstudio.studio.checkpoint import identity, is_our_session, owner_of
+from airflow_provider_smstudio.studio.runs import identity as checkpoint
+from airflow_provider_smstudio.studio.runs.identity import identity, is_our_session, owner_of
 
 # --- Who
 

@@ -7,9 +7,9 @@ import pytest
 from nbformat.v4 import new_output
 from run_driver import Driver
 
-from airflow_provider_smstudio.studio import checkpoint
 from airflow_provider_smstudio.studio.errors import HandedValueError
 from airflow_provider_smstudio.studio.notebook import values
+from airflow_provider_smstudio.studio.runs import identity
 
 
 def display(data, metadata=None):
@@ -89,7 +89,7 @@ class TestInARun:
         driver.succeed(shows("orders", 1), shows("rows", [1]))
         driver.succeed(shows("orders", 2), count=2)
         assert driver.run.finished
-        assert checkpoint.values_of(driver.notebook) == {"orders": 2, "rows": [1]}
+        assert identity.values_of(driver.notebook) == {"orders": 2, "rows": [1]}
 
     def test_too_much_ends_the_run(self):
         driver = Driver("a", "b").ready()
@@ -101,7 +101,7 @@ class TestInARun:
         driver = Driver("a").ready()
         driver.feed(shows("orders", 1)(driver.request))
         driver.fail()
-        assert checkpoint.values_of(driver.notebook) == {}
+        assert identity.values_of(driver.notebook) == {}
 
     def test_what_an_earlier_process_has_heard_counts(self):
         driver = Driver("a", "b", record=True).recording()
@@ -110,4 +110,4 @@ class TestInARun:
         after = Driver(notebook=notebook, resumed=True, unbroken=True, record=True)
         after.start()
         after.feed(m.reply_ok(driver.request), m.idle(driver.request))
-        assert checkpoint.values_of(after.notebook) == {"orders": 1}
+        assert identity.values_of(after.notebook) == {"orders": 1}

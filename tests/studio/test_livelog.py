@@ -9,10 +9,10 @@ from nbformat.v4 import new_output
 
 from airflow_provider_smstudio.studio.errors import CellError, CellTimeoutError
 from airflow_provider_smstudio.studio.execution import events as ev
-from airflow_provider_smstudio.studio.livelog import LineSplitter, LiveLog
 from airflow_provider_smstudio.studio.notebook.document import CodeCell
 from airflow_provider_smstudio.studio.protocol.instance_metrics import FIRST as FIRST_READING
 from airflow_provider_smstudio.studio.protocol.instance_metrics import RISE, Memory, Reading
+from airflow_provider_smstudio.studio.runs.log import LineSplitter, LiveLog
 
 FIRST = CodeCell(1, 0, "# the first\nprint(1)", False)
 SECOND = CodeCell(2, 3, "x" * 200, False)

@@ -8,7 +8,6 @@ import messages as m
 import pytest
 from run_driver import BROKEN, Driver, kinds, only
 
-from airflow_provider_smstudio.studio.checkpoint import error_of
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     CellTimeoutError,
@@ -20,6 +19,7 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.protocol.instance_metrics import Memory, Reading
+from airflow_provider_smstudio.studio.runs.identity import error_of
 
 
 def everything_after(driver):

@@ -8,7 +8,6 @@ from datetime import timedelta
 import messages as m
 from run_driver import STARTED_AT, Driver, kinds, only, prepared
 
-from airflow_provider_smstudio.studio import checkpoint
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     CellTimeoutError,
@@ -17,6 +16,7 @@ from airflow_provider_smstudio.studio.errors import (
     UnknownOutcomeError,
 )
 from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.runs import identity
 
 IDS = [f"my-session-cell-{index}-1" for index in range(9)]
 FAILED = {"status": "error", "ename": "E", "evalue": "v", "traceback": ["t"], "execution_count": 1}
@@ -39,8 +39,8 @@ def earlier(*cells, record=True, done=1, shown="so far\n", **options):
 def later(cells, saved, *, record=True, seconds=60, announced=None, **options):
     """Another process, on a machine with another clock."""
     notebook = prepared(*cells)
-    checkpoint.begin(notebook, checkpoint.identity("key", "name"), "digest")
-    checkpoint.take_over(notebook, saved)
+    identity.begin(notebook, identity.identity("key", "name"), "digest")
+    identity.take_over(notebook, saved)
     return Driver(
         notebook=notebook,
         resumed=True,

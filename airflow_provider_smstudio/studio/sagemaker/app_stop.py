@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_smstudio.studio.checkpoint import SESSION_PREFIX
-from airflow_provider_smstudio.studio.cleanup import epoch_of
 from airflow_provider_smstudio.studio.errors import AppInUseError, ControlPlaneError, StudioError
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import notes_activity
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
+from airflow_provider_smstudio.studio.runs.abandoned import epoch_of
+from airflow_provider_smstudio.studio.runs.identity import SESSION_PREFIX
 from airflow_provider_smstudio.studio.sagemaker import app_tags
 from airflow_provider_smstudio.studio.sagemaker.app_start import Step
 from airflow_provider_smstudio.studio.sagemaker.app_tags import Marks

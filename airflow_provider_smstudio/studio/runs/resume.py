@@ -11,16 +11,16 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio import checkpoint, conduct
-from airflow_provider_smstudio.studio.checkpoint import Identity
 from airflow_provider_smstudio.studio.errors import InvalidInputError, StudioError, UnknownOutcomeError
 from airflow_provider_smstudio.studio.execution import events as ev
-from airflow_provider_smstudio.studio.job import NotebookJob
 from airflow_provider_smstudio.studio.jupyter.kernel_removal import remove_kernel
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
-from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.notebook import document as nb
-from airflow_provider_smstudio.studio.preparing import Prepared
+from airflow_provider_smstudio.studio.runs import handover, identity
+from airflow_provider_smstudio.studio.runs.identity import Identity
+from airflow_provider_smstudio.studio.runs.kernel import KernelLease
+from airflow_provider_smstudio.studio.runs.prepare import Prepared
+from airflow_provider_smstudio.studio.runs.spec import NotebookJob
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def session_of(
     """
     if job.run_key is None:
         return None
-    path = conduct.session_path(job, who)
+    path = handover.session_path(job, who)
     sessions = server.sessions()
     for item in sessions:
         if item.get("path") == who.look_path(path):  # that process was lost in the middle of it
@@ -49,16 +49,16 @@ def session_of(
     found = [item for item in sessions if item.get("path") == path]
     saved = _saved(server, prepared) if prepared.output_exists else None
     if not found:
-        if saved is not None and checkpoint.state_of(saved) in ("running", "lost"):
+        if saved is not None and identity.state_of(saved) in ("running", "lost"):
             log.warning("an earlier try's kernel is gone, and its variables with it: starting afresh")
         return None
     session = found[0]
     reason = "its executed notebook is gone"
     if saved is not None:
         series = job.retry_series
-        reason = checkpoint.why_not(saved, prepared.notebook, resume=job.resume, retry_series=series) or ""
+        reason = identity.why_not(saved, prepared.notebook, resume=job.resume, retry_series=series) or ""
     if not reason and saved is not None:
-        checkpoint.take_over(prepared.notebook, saved)
+        identity.take_over(prepared.notebook, saved)
         log.info("reattaching to the run that an earlier try has left (kernel %s)", session["kernel"]["id"])
         return session
     log.warning("the run that an earlier try has left is not gone on with: %s. Removing its kernel", reason)
@@ -88,7 +88,7 @@ def remove_session(server: JupyterServer, job: NotebookJob, who: Identity) -> No
 
     :raises StudioError: when the server could not be asked.
     """
-    path = conduct.session_path(job, who)
+    path = handover.session_path(job, who)
     for item in server.sessions():
         if item.get("path") == path:
             log.info("no try follows: the kernel that was left for one is removed")
@@ -111,13 +111,13 @@ def ended_untold(server: JupyterServer, job: NotebookJob, prepared: Prepared) ->
     if job.retry_series is None or job.try_number < 2 or job.resume == "never" or not prepared.output_exists:
         return None
     saved = _saved(server, prepared)
-    if saved is None or not checkpoint.is_of_earlier_try(saved, prepared.notebook, job):
+    if saved is None or not identity.is_of_earlier_try(saved, prepared.notebook, job):
         return None
-    error = checkpoint.error_of(saved)
+    error = identity.error_of(saved)
     if isinstance(error, UnknownOutcomeError):
         error.fields["output_path"] = error.output_path = prepared.output_path
         raise error
-    if checkpoint.state_of(saved) not in ("completed", "stopped"):
+    if identity.state_of(saved) not in ("completed", "stopped"):
         return None
     log.warning(
         "an earlier try has completed %s but could not report it: its result is reported now, and nothing is run. "
@@ -137,7 +137,7 @@ def ended_meanwhile(server: JupyterServer, who: Identity, path: str) -> Notebook
         saved = server.read_executed(path)
     except StudioError:
         return None
-    complete = checkpoint.holds(saved, who) and checkpoint.state_of(saved) in ("completed", "stopped")
+    complete = identity.holds(saved, who) and identity.state_of(saved) in ("completed", "stopped")
     return saved if complete else None
 
 
@@ -151,7 +151,7 @@ def complete_output(server: JupyterServer, job: NotebookJob, prepared: Prepared)
     saved = _saved(server, prepared)
     if saved is None:
         return None
-    reason = checkpoint.why_incomplete(saved, prepared.notebook)
+    reason = identity.why_incomplete(saved, prepared.notebook)
     if reason:
         log.info("%s is there already, but %s: the notebook is run", prepared.output_path, reason)
         return None

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from airflow_provider_smstudio.studio import checkpoint
-from airflow_provider_smstudio.studio.checkpoint import owner_of
 from airflow_provider_smstudio.studio.errors import (
     ConnectionLostError,
     InvalidInputError,
@@ -27,7 +25,9 @@ from airflow_provider_smstudio.studio.jupyter.kernel_removal import remove_kerne
 from airflow_provider_smstudio.studio.jupyter.kernel_start import wait_until_settled
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.protocol.kernelspecs import KernelChoice
-from airflow_provider_smstudio.studio.waiting import while_wanted
+from airflow_provider_smstudio.studio.runs import identity
+from airflow_provider_smstudio.studio.runs.cancellable import while_wanted
+from airflow_provider_smstudio.studio.runs.identity import owner_of
 
 log = logging.getLogger(__name__)
 
@@ -277,9 +277,9 @@ class KernelLease:
         if self.taken_over is None and not hurry:
             with contextlib.suppress(InvalidInputError):  # nothing there, or no notebook: nobody's
                 saved = self._server.read_notebook(path)
-                writer = checkpoint.writer_of(saved)
+                writer = identity.writer_of(saved)
                 # One that was continued, and lived: it has ended the run since its notebook was taken over.
-                ended = writer != self._owner and checkpoint.state_of(saved) in ("completed", "stopped")
+                ended = writer != self._owner and identity.state_of(saved) in ("completed", "stopped")
                 if writer is not None and (writer not in self._writers or ended):
                     self.taken_over = RunTakenOverError(
                         "another process has taken over this run, and has ended it"

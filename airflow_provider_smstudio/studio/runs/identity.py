@@ -21,9 +21,9 @@ from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio.errors import RunError, RunKilledError, StudioError, from_plain
 from airflow_provider_smstudio.studio.execution import outcomes
-from airflow_provider_smstudio.studio.job import NotebookJob
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.notebook.document import METADATA_KEY
+from airflow_provider_smstudio.studio.runs.spec import NotebookJob
 
 SESSION_PREFIX = "smstudio-"
 """How the file names of our sessions' paths begin."""

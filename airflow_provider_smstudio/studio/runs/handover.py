@@ -10,14 +10,14 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio import checkpoint
-from airflow_provider_smstudio.studio.checkpoint import Identity
 from airflow_provider_smstudio.studio.errors import CellError, RunError, RunTakenOverError, StudioError
 from airflow_provider_smstudio.studio.execution.events import CheckProcess
 from airflow_provider_smstudio.studio.execution.options import RunOptions
-from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import Finding
 from airflow_provider_smstudio.studio.notebook import document as nb
+from airflow_provider_smstudio.studio.runs import identity
+from airflow_provider_smstudio.studio.runs.identity import Identity
+from airflow_provider_smstudio.studio.runs.spec import NotebookJob, RunResult
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def result(
     """
     cells = nb.code_cells(notebook)
     return RunResult(
-        status="stopped" if checkpoint.state_of(notebook) == "stopped" else "success",
+        status="stopped" if identity.state_of(notebook) == "stopped" else "success",
         notebook_path=job.notebook_path,
         output_path=output_path,
         output_url=output_url,
@@ -155,5 +155,5 @@ def result(
         failed_cells=[cell.number for cell in cells if nb.has_raised(notebook, cell)],
         incomplete_cells=[cell.number for cell in cells if nb.has_lost_output(notebook, cell)],
         resumed=resumed,
-        values=checkpoint.values_of(notebook),
+        values=identity.values_of(notebook),
     )

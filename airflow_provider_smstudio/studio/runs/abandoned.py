@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from airflow_provider_smstudio.studio.checkpoint import is_our_session, watched_since
 from airflow_provider_smstudio.studio.errors import InvalidInputError
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
-from airflow_provider_smstudio.studio.lease import KernelLease
+from airflow_provider_smstudio.studio.runs.identity import is_our_session, watched_since
+from airflow_provider_smstudio.studio.runs.kernel import KernelLease
 
 log = logging.getLogger(__name__)
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from nbformat import NotebookNode
 
 import airflow_provider_smstudio
-from airflow_provider_smstudio.studio import checkpoint
-from airflow_provider_smstudio.studio.checkpoint import Identity
 from airflow_provider_smstudio.studio.errors import InvalidInputError, OutputPathError
-from airflow_provider_smstudio.studio.job import NotebookJob
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.notebook import parameters
 from airflow_provider_smstudio.studio.protocol import kernelspecs, messages
+from airflow_provider_smstudio.studio.runs import identity
+from airflow_provider_smstudio.studio.runs.identity import Identity
+from airflow_provider_smstudio.studio.runs.spec import NotebookJob
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def prepare(server: JupyterServer, job: NotebookJob, who: Identity, *, check: Ca
     _check_sizes(notebook)
     check()
     output_path, exists = _prepare_output(server, job, path)
-    digest = checkpoint.fingerprint(notebook, choice.name, job.parameters)
+    digest = identity.fingerprint(notebook, choice.name, job.parameters)
     nb.begin_metadata(
         notebook,
         parameters=job.parameters,
@@ -83,7 +83,7 @@ def prepare(server: JupyterServer, job: NotebookJob, who: Identity, *, check: Ca
         display_name=spec.get("display_name") or choice.name,
         language=spec.get("language") or _notebook_language(notebook) or "",
     )
-    checkpoint.begin(notebook, who, digest)
+    identity.begin(notebook, who, digest)
     return Prepared(notebook, choice, output_path, exists)
 
 

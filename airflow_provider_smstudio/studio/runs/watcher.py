@@ -17,9 +17,6 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio import checkpoint, conduct, spooled
-from airflow_provider_smstudio.studio.checkpoint import owner_of
-from airflow_provider_smstudio.studio.conduct import KILL_GRACE, Handover
 from airflow_provider_smstudio.studio.errors import (
     ConnectionLostError,
     KernelDiedError,
@@ -31,18 +28,22 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.run import NotebookRun
-from airflow_provider_smstudio.studio.hub import Hub, SharedStudio, in_thread
-from airflow_provider_smstudio.studio.job import RunResult
 from airflow_provider_smstudio.studio.jupyter import async_websocket as channels
 from airflow_provider_smstudio.studio.jupyter.idle_shutdown import ActivityKeeper
 from airflow_provider_smstudio.studio.jupyter.instance_meter import in_daemon, look
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import Lookout
-from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.notebook.spool import NotebookSpool
-from airflow_provider_smstudio.studio.observer import Observer
-from airflow_provider_smstudio.studio.output_guard import OutputGuard
 from airflow_provider_smstudio.studio.protocol.messages import Message
+from airflow_provider_smstudio.studio.runs import handover as conduct
+from airflow_provider_smstudio.studio.runs import identity, spooled_notebook
+from airflow_provider_smstudio.studio.runs.handover import KILL_GRACE, Handover
+from airflow_provider_smstudio.studio.runs.identity import owner_of
+from airflow_provider_smstudio.studio.runs.kernel import KernelLease
+from airflow_provider_smstudio.studio.runs.observer import Observer
+from airflow_provider_smstudio.studio.runs.output_guard import OutputGuard
+from airflow_provider_smstudio.studio.runs.shared import Hub, SharedStudio, in_thread
+from airflow_provider_smstudio.studio.runs.spec import RunResult
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class NotebookWatcher:
         self._handover, self._job = handover, handover.job
         self._listener = Observer(listener, "the run's listener")
         self._deadline = deadline
-        self._who = checkpoint.identity(self._job.run_key, self._job.run_name)
+        self._who = identity.identity(self._job.run_key, self._job.run_name)
         self._owner = f"{handover.owner}{uuid.uuid4().hex[:8]}"
         self._since = int(time.time())
         self._websocket_id = self._who.client_session
@@ -124,7 +125,7 @@ class NotebookWatcher:
         notebook = await self._read()
         if session is None:
             return await self._ended_before(notebook)
-        if checkpoint.state_of(notebook) in ("completed", "stopped"):
+        if identity.state_of(notebook) in ("completed", "stopped"):
             self._lease.adopt(session)
             await self._give_back()
             return self._result(notebook)
@@ -160,7 +161,7 @@ class NotebookWatcher:
         self._lease.adopt(session)
         try:
             notebook = await self._read()
-            if checkpoint.state_of(notebook) in ("running", "lost"):  # else it is written down how it ended
+            if identity.state_of(notebook) in ("running", "lost"):  # else it is written down how it ended
                 run = self._resume(notebook, session, unbroken=False)  # its record shall tell what is missing
                 await self._take(run, session)
                 await self._drive(run)
@@ -212,15 +213,15 @@ class NotebookWatcher:
         self._spool = spool
         if former is not None:  # of a reading that was cancelled
             await in_thread(None, former.close)
-        notebook = await self._shared.call(spooled.read_into, spool, self._server, self._path)
-        if not checkpoint.holds(notebook, self._who):
+        notebook = await self._shared.call(spooled_notebook.read_into, spool, self._server, self._path)
+        if not identity.holds(notebook, self._who):
             raise RunError(f"the executed notebook at {self._path!r} holds another run; nothing more was run")
         return notebook
 
     def _resume(self, notebook: NotebookNode, session: dict[str, Any], *, unbroken: bool = True) -> NotebookRun:
         owner, announced = owner_of(session.get("name"))
-        self._lease.accept_writer(checkpoint.writer_of(notebook))
-        checkpoint.own(notebook, self._owner, self._job)
+        self._lease.accept_writer(identity.writer_of(notebook))
+        identity.own(notebook, self._owner, self._job)
         pause = self._hub.runs / _SAVES_A_SECOND
         self._guard = OutputGuard(self._server, self._path, notebook, self._lease, pause=5 * pause)
         return NotebookRun(
@@ -259,16 +260,16 @@ class NotebookWatcher:
 
         :raises StudioError: when it failed.
         """
-        state = checkpoint.state_of(notebook)
+        state = identity.state_of(notebook)
         if state in ("completed", "stopped"):
             return self._result(notebook)
-        error = checkpoint.error_of(notebook)
+        error = identity.error_of(notebook)
         if error is None:
             error = KernelDiedError(
                 "the kernel of the run is gone: the server does not know it any more. Its variables are gone, so "
                 "nothing more was run"
             )
-            writer = checkpoint.writer_of(notebook)
+            writer = identity.writer_of(notebook)
             if writer is None or writer.startswith(self._handover.owner):
                 run, now = self._resume(notebook, {}), time.monotonic()
                 run.start(now)  # what it would ask goes nowhere
@@ -520,12 +521,12 @@ class NotebookWatcher:
         draft = spool.draft(notebook)
         hurry = bool(self._stop_reason)
         size, places = await self._shared.save(
-            spooled.write_from, spool, draft, set(over), lambda file: guard.write(file, hurry=hurry)
+            spooled_notebook.write_from, spool, draft, set(over), lambda file: guard.write(file, hurry=hurry)
         )
         for index, outputs in run.at_rest():  # something may have come meanwhile
             place = places.get(index)
             if place is not None and outputs is over.get(index):
-                fetch = spooled.Fetch(spool, place)
+                fetch = spooled_notebook.Fetch(spool, place)
                 if outputs.put_away(fetch):
                     spool.put_away(index, notebook, place)
         return size

@@ -10,7 +10,7 @@ from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio.errors import RunTakenOverError, SaveError, StudioError
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
-from airflow_provider_smstudio.studio.lease import KernelLease
+from airflow_provider_smstudio.studio.runs.kernel import KernelLease
 
 log = logging.getLogger(__name__)
 

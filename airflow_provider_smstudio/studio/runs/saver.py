@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from airflow_provider_smstudio.studio.errors import RunTakenOverError, StudioError
-from airflow_provider_smstudio.studio.output_guard import OutputGuard
+from airflow_provider_smstudio.studio.runs.output_guard import OutputGuard
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,6 @@ from typing import Any
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio import checkpoint, conduct, earlier
-from airflow_provider_smstudio.studio.checkpoint import owner_of
-from airflow_provider_smstudio.studio.conduct import KILL_GRACE, Handover
 from airflow_provider_smstudio.studio.errors import (
     ConnectionLostError,
     KernelDiedError,
@@ -25,19 +22,22 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.run import NotebookRun
-from airflow_provider_smstudio.studio.job import NotebookJob, RunResult
 from airflow_provider_smstudio.studio.jupyter.idle_shutdown import ActivityKeeper
 from airflow_provider_smstudio.studio.jupyter.instance_meter import in_daemon, look
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import Lookout
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer, save_request
-from airflow_provider_smstudio.studio.lease import KernelLease
 from airflow_provider_smstudio.studio.notebook import document as nb
-from airflow_provider_smstudio.studio.observer import Observer
-from airflow_provider_smstudio.studio.output_guard import OutputGuard
-from airflow_provider_smstudio.studio.preparing import Prepared, prepare
 from airflow_provider_smstudio.studio.protocol import messages
-from airflow_provider_smstudio.studio.saving import NotebookSaver
-from airflow_provider_smstudio.studio.waiting import while_wanted
+from airflow_provider_smstudio.studio.runs import handover, identity, resume
+from airflow_provider_smstudio.studio.runs.cancellable import while_wanted
+from airflow_provider_smstudio.studio.runs.handover import KILL_GRACE, Handover
+from airflow_provider_smstudio.studio.runs.identity import owner_of
+from airflow_provider_smstudio.studio.runs.kernel import KernelLease
+from airflow_provider_smstudio.studio.runs.observer import Observer
+from airflow_provider_smstudio.studio.runs.output_guard import OutputGuard
+from airflow_provider_smstudio.studio.runs.prepare import Prepared, prepare
+from airflow_provider_smstudio.studio.runs.saver import NotebookSaver
+from airflow_provider_smstudio.studio.runs.spec import NotebookJob, RunResult
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class NotebookRunner:
         self._stop_reason: str | None = None
         self._stop_for_good = False
         self._left: bool | None = None
-        self._who = checkpoint.identity(job.run_key, job.run_name)
+        self._who = identity.identity(job.run_key, job.run_name)
         self._owner, self._since = uuid.uuid4().hex[:12], int(time.time())
         self._lease = KernelLease(
             server,
@@ -152,20 +152,20 @@ class NotebookRunner:
         notebook, choice = prepared.notebook, prepared.kernel
         self._guard = OutputGuard(self._server, prepared.output_path, notebook, self._lease)
         self._saver = NotebookSaver(self._guard)
-        session = earlier.session_of(self._server, self._job, self._who, prepared) if first else None
-        if session is not None and checkpoint.state_of(notebook) in ("completed", "stopped"):
+        session = resume.session_of(self._server, self._job, self._who, prepared) if first else None
+        if session is not None and identity.state_of(notebook) in ("completed", "stopped"):
             return self._ended_unheard(prepared, session)
         if session is None and first and (known := self._known(prepared)):
             return known
-        self._lease.accept_writer(checkpoint.writer_of(notebook))
-        checkpoint.own(notebook, self._owner, self._job)
+        self._lease.accept_writer(identity.writer_of(notebook))
+        identity.own(notebook, self._owner, self._job)
         where = choice.instance_type or self._where
         client_session = self._websocket_id = self._who.client_session
         announced = owner_of(session.get("name"))[1] if session else None
         run = NotebookRun(
             notebook,
             session_id=client_session,
-            options=conduct.run_options(
+            options=handover.run_options(
                 self._job, start_timeout=self._start_timeout(first=first), classic=self._server.classic
             ),
             now=time.monotonic(),
@@ -207,7 +207,7 @@ class NotebookRunner:
     ) -> RunResult | None:
         """Tell what an attempt has come to; see :meth:`_attempt`."""
         if session is not None and not run.requested and self._lease.taken_over is not None:
-            known = earlier.ended_meanwhile(self._server, self._who, self._guard.path)
+            known = resume.ended_meanwhile(self._server, self._who, self._guard.path)
             if known is not None:
                 log.info("another process of an earlier try has run it to its end meanwhile")
                 return self._known_result(prepared, known)
@@ -243,7 +243,7 @@ class NotebookRunner:
         return min(patience, _MUTE_LIMIT) if first and not self._server.classic else patience
 
     def _result(self, prepared: Prepared, executed: int, startup: float, *, resumed: bool) -> RunResult:
-        return conduct.result(
+        return handover.result(
             prepared.notebook,
             self._job,
             output_path=self._guard.path,
@@ -283,7 +283,7 @@ class NotebookRunner:
     def _remove_earlier(self) -> None:
         """Remove what an earlier try has left, since this one is the last and does not come as far as that."""
         try:
-            earlier.remove_session(self._server, self._job, self._who)
+            resume.remove_session(self._server, self._job, self._who)
         except StudioError as error:
             log.warning("whether an earlier try has left a kernel could not be asked: %s", error)
 
@@ -293,7 +293,7 @@ class NotebookRunner:
 
     def _ended_untold(self, prepared: Prepared) -> RunResult | None:
         """Find that an earlier try has run it to its end, and was lost before Airflow heard of that."""
-        saved = earlier.ended_untold(self._server, self._job, prepared)
+        saved = resume.ended_untold(self._server, self._job, prepared)
         if saved is None:
             return None
         self._on_output(self._guard.path)
@@ -305,14 +305,12 @@ class NotebookRunner:
         return self._result(replace(prepared, notebook=saved), nb.cells_run(saved), 0.0, resumed=True)
 
     def _tell_had_run(self, notebook: NotebookNode) -> None:
-        for event in earlier.cells_that_had_run(notebook):
-            if self._stop_reason:
-                return
+        for event in resume.cells_that_had_run(notebook):
             self._listener(event)
 
     def _skipped(self, prepared: Prepared) -> RunResult | None:
         """Find that there is nothing to run, if that is wished."""
-        saved = earlier.complete_output(self._server, self._job, prepared)
+        saved = resume.complete_output(self._server, self._job, prepared)
         if saved is None:
             return None
         self._on_output(self._guard.path)
@@ -325,7 +323,7 @@ class NotebookRunner:
         if error is None:
             return False
         stopped = bool(self._stop_reason) and (isinstance(error, RunKilledError) or not self._is_left())
-        kept = conduct.keeps_kernel(self._job, error, stopped=stopped, reached=self._lease.channel_was_open)
+        kept = handover.keeps_kernel(self._job, error, stopped=stopped, reached=self._lease.channel_was_open)
         if kept and not isinstance(error, RunTakenOverError):
             kept = self._try_follows(error)
         return kept
@@ -357,7 +355,7 @@ class NotebookRunner:
 
     @property
     def _session_path(self) -> str:
-        return conduct.session_path(self._job, self._who)
+        return handover.session_path(self._job, self._who)
 
     def _session_name(self, cell: int | None = None) -> str:
         return self._who.session_name(self._owner, cell, since=self._since)
@@ -457,7 +455,7 @@ class NotebookRunner:
         self._activity.look(self._lease.kernel_id if run.at_work else None, now, in_daemon)
         found = self._lookout.take()
         if found is not None:
-            conduct.tell_finding(found)
+            handover.tell_finding(found)
             self._carry_out(run, run.process_found(found.there, found.began, now))
         if message is not None:
             self._carry_out(run, run.receive(message, now))
@@ -480,7 +478,7 @@ class NotebookRunner:
             elif isinstance(event, ev.CheckKernel):
                 self._carry_out(run, self._check(run))
             elif isinstance(event, ev.CheckProcess):
-                conduct.tell_silence(event)
+                handover.tell_silence(event)
                 self._lookout.begin(self._lease.kernel_id or "", event.process, in_daemon)
             elif isinstance(event, ev.Save):
                 self._save(run, last=event.required)
