@@ -11,7 +11,7 @@ from pathlib import Path
 from airflow_provider_smstudio.local.apps import AppRecord
 from airflow_provider_smstudio.local.images import ClassicImage
 from airflow_provider_smstudio.local.switches import Switches
-from airflow_provider_smstudio.local.wire import fetch
+from airflow_provider_smstudio.local.transport.http import fetch
 
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
 

@@ -21,7 +21,14 @@ from airflow_provider_smstudio.local.service import (
     ServiceError,
     ValidationError,
 )
-from airflow_provider_smstudio.local.wire import Listener, Request, Stream, read_body, read_request, response
+from airflow_provider_smstudio.local.transport.http import (
+    Listener,
+    Request,
+    Stream,
+    read_body,
+    read_request,
+    response,
+)
 from airflow_provider_smstudio.local.world import ACCOUNT, World
 
 _MOST_TAGS = 50

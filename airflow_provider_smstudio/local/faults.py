@@ -12,7 +12,7 @@ from types import TracebackType
 from urllib.parse import unquote
 
 from airflow_provider_smstudio.local.switches import Switches
-from airflow_provider_smstudio.local.wire import Request, Stream, WireError, answer, read_body, response
+from airflow_provider_smstudio.local.transport.http import Request, Stream, WireError, answer, read_body, response
 
 _HTML = "<html><head><title>{0}</title></head><body><h1>{0}</h1></body></html>"
 OnRequest = Callable[[str, str], object]

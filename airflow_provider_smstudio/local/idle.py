@@ -8,7 +8,7 @@ from datetime import datetime
 
 from airflow_provider_smstudio.local.apps import AppRecord, AppSlot
 from airflow_provider_smstudio.local.switches import Switches
-from airflow_provider_smstudio.local.wire import WireError, fetch
+from airflow_provider_smstudio.local.transport.http import WireError, fetch
 
 _FORMAT = "%Y-%m-%dT%H:%M:%S.%f%z"
 _LONGEST_PAUSE = 1.0

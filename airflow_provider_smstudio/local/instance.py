@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 
-from airflow_provider_smstudio.local.wire import response
+from airflow_provider_smstudio.local.transport.http import response
 
 PATH = "/aws/sagemaker/api/instance/metrics"
 """Where it is served, below the server's base."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from airflow_provider_smstudio.local import supervise
 from airflow_provider_smstudio.local.server_python import JupyterMissingError, ServerPython
 from airflow_provider_smstudio.local.space_kinds import Setup
-from airflow_provider_smstudio.local.wire import WireError, fetch
+from airflow_provider_smstudio.local.transport.http import WireError, fetch
 
 __all__ = ["JupyterMissingError", "JupyterServer", "Layout", "ServerStartError"]
 

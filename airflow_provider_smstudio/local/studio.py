@@ -30,8 +30,8 @@ from airflow_provider_smstudio.local.server_python import find_server_python
 from airflow_provider_smstudio.local.space_kinds import check_kind, setup_of
 from airflow_provider_smstudio.local.switches import Switches
 from airflow_provider_smstudio.local.threads import run_on
+from airflow_provider_smstudio.local.transport.http import WireError, fetch
 from airflow_provider_smstudio.local.websockets import Websocket
-from airflow_provider_smstudio.local.wire import WireError, fetch
 from airflow_provider_smstudio.local.world import World
 
 T = TypeVar("T")

@@ -8,10 +8,10 @@ import secrets
 from dataclasses import replace
 from urllib.parse import parse_qs, parse_qsl, urlencode
 
-from airflow_provider_smstudio.local.frames import FrameSplitter
-from airflow_provider_smstudio.local.proxy import request_head, splice
 from airflow_provider_smstudio.local.threads import run_on
-from airflow_provider_smstudio.local.wire import CHUNK, Head, Request, Stream, WireError, read_head
+from airflow_provider_smstudio.local.transport.frames import FrameSplitter
+from airflow_provider_smstudio.local.transport.http import CHUNK, Head, Request, Stream, WireError, read_head
+from airflow_provider_smstudio.local.transport.proxy import request_head, splice
 
 WAYS = ("close", "reset", "half-open", "deaf")
 # For how long the end of one side waits for that of the other.

@@ -25,8 +25,8 @@ from websocket import (
 )
 
 from airflow_provider_smstudio.local import LocalStudio, Switches, cli
-from airflow_provider_smstudio.local.frames import FrameSplitter
 from airflow_provider_smstudio.local.images import CLASSIC_IMAGES
+from airflow_provider_smstudio.local.transport.frames import FrameSplitter
 
 CLASSIC_NAME = CLASSIC_IMAGES[0].kernel_name("us-east-1")
 MASKED_TEXT = b"\x81\x82\x00\x00\x00\x00"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from airflow_provider_smstudio.local.wire import (
+from airflow_provider_smstudio.local.transport.http import (
     CHUNK,
     Head,
     Request,

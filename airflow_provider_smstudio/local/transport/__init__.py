@@ -1,0 +1,1 @@
+"""HTTP and websocket frames over asyncio streams."""
