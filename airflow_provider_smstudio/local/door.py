@@ -11,7 +11,8 @@ from functools import partial
 from urllib.parse import parse_qs, unquote
 
 from airflow_provider_smstudio.local.apps import AppSlot
-from airflow_provider_smstudio.local.faults import Faults
+from airflow_provider_smstudio.local.faults.requests import Faults
+from airflow_provider_smstudio.local.faults.websockets import Websockets, session_id_of, with_new_identity
 from airflow_provider_smstudio.local.instance import PATH, metrics_answer
 from airflow_provider_smstudio.local.login import Logins
 from airflow_provider_smstudio.local.switches import Switches
@@ -25,7 +26,6 @@ from airflow_provider_smstudio.local.transport.http import (
     response,
 )
 from airflow_provider_smstudio.local.transport.proxy import Carrier, Upstream, bad_gateway, carry, forward
-from airflow_provider_smstudio.local.websockets import Websockets, session_id_of, with_new_identity
 
 _HTML = "<!DOCTYPE html><html><head><title>{0}</title></head><body><p>{0}</p></body></html>"
 

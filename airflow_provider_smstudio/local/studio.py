@@ -20,7 +20,8 @@ from airflow_provider_smstudio.local.apps import AppRecord, AppSlot
 from airflow_provider_smstudio.local.classic_side import ClassicSide
 from airflow_provider_smstudio.local.control import ControlPlane
 from airflow_provider_smstudio.local.door import Door, SignIn
-from airflow_provider_smstudio.local.faults import Faults, Hold, OnRequest, Registration
+from airflow_provider_smstudio.local.faults.requests import Faults, Hold, OnRequest, Registration
+from airflow_provider_smstudio.local.faults.websockets import Websocket
 from airflow_provider_smstudio.local.idle import IdleShutdown
 from airflow_provider_smstudio.local.images import CLASSIC_IMAGES, ClassicImage, distribution_arn
 from airflow_provider_smstudio.local.jupyter import JupyterServer, Layout
@@ -31,7 +32,6 @@ from airflow_provider_smstudio.local.space_kinds import check_kind, setup_of
 from airflow_provider_smstudio.local.switches import Switches
 from airflow_provider_smstudio.local.threads import run_on
 from airflow_provider_smstudio.local.transport.http import WireError, fetch
-from airflow_provider_smstudio.local.websockets import Websocket
 from airflow_provider_smstudio.local.world import World
 
 T = TypeVar("T")
