@@ -5,7 +5,7 @@ Needs the ``local`` extra: ``pip install 'airflow-provider-smstudio[local]'``.
 
 from __future__ import annotations
 
-from airflow_provider_smstudio.local.jupyter import JupyterMissingError
+from airflow_provider_smstudio.local.server.jupyter import JupyterMissingError
 from airflow_provider_smstudio.local.studio import LocalStudio
 from airflow_provider_smstudio.local.switches import Switches
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from airflow_provider_smstudio.local.jupyter import JupyterMissingError
-from airflow_provider_smstudio.local.space_kinds import SPACE_KINDS
+from airflow_provider_smstudio.local.server.jupyter import JupyterMissingError
+from airflow_provider_smstudio.local.server.space_kinds import SPACE_KINDS
 from airflow_provider_smstudio.local.studio import APP_STATUSES, FLAVOURS, LocalStudio
 from airflow_provider_smstudio.local.switches import Switches
 

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from airflow_provider_smstudio.local.apps import ALIVE, AppRecord
 from airflow_provider_smstudio.local.links import make_link
+from airflow_provider_smstudio.local.server.apps import ALIVE, AppRecord
 from airflow_provider_smstudio.local.service import (
     AccessDeniedError,
     ResourceInUseError,

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import parse_qs, unquote
 
-from airflow_provider_smstudio.local.apps import AppSlot
 from airflow_provider_smstudio.local.faults.requests import Faults
 from airflow_provider_smstudio.local.faults.websockets import Websockets, session_id_of, with_new_identity
-from airflow_provider_smstudio.local.instance import PATH, metrics_answer
 from airflow_provider_smstudio.local.login import Logins
+from airflow_provider_smstudio.local.server.apps import AppSlot
+from airflow_provider_smstudio.local.server.instance_metrics import PATH, metrics_answer
 from airflow_provider_smstudio.local.switches import Switches
 from airflow_provider_smstudio.local.transport.http import (
     Listener,

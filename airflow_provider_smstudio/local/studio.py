@@ -16,19 +16,19 @@ from typing import Any, TypeVar
 
 import boto3.session
 
-from airflow_provider_smstudio.local.apps import AppRecord, AppSlot
-from airflow_provider_smstudio.local.classic_side import ClassicSide
 from airflow_provider_smstudio.local.control import ControlPlane
 from airflow_provider_smstudio.local.door import Door, SignIn
 from airflow_provider_smstudio.local.faults.requests import Faults, Hold, OnRequest, Registration
 from airflow_provider_smstudio.local.faults.websockets import Websocket
-from airflow_provider_smstudio.local.idle import IdleShutdown
-from airflow_provider_smstudio.local.images import CLASSIC_IMAGES, ClassicImage, distribution_arn
-from airflow_provider_smstudio.local.jupyter import JupyterServer, Layout
 from airflow_provider_smstudio.local.login import Logins
-from airflow_provider_smstudio.local.processes import kernel_pid
-from airflow_provider_smstudio.local.server_python import find_server_python
-from airflow_provider_smstudio.local.space_kinds import check_kind, setup_of
+from airflow_provider_smstudio.local.server.apps import AppRecord, AppSlot
+from airflow_provider_smstudio.local.server.classic_bridge import ClassicSide
+from airflow_provider_smstudio.local.server.classic_images import CLASSIC_IMAGES, ClassicImage, distribution_arn
+from airflow_provider_smstudio.local.server.idle import IdleShutdown
+from airflow_provider_smstudio.local.server.jupyter import JupyterServer, Layout
+from airflow_provider_smstudio.local.server.kernel_processes import kernel_pid
+from airflow_provider_smstudio.local.server.server_python import find_server_python
+from airflow_provider_smstudio.local.server.space_kinds import check_kind, setup_of
 from airflow_provider_smstudio.local.switches import Switches
 from airflow_provider_smstudio.local.threads import run_on
 from airflow_provider_smstudio.local.transport.http import WireError, fetch

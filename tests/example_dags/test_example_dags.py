@@ -16,7 +16,7 @@ import pytest
 from example_runs import EXAMPLES, DagRun, plain_environment
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.local.images import CLASSIC_IMAGES
+from airflow_provider_smstudio.local.server.classic_images import CLASSIC_IMAGES
 
 DagsTest = Callable[[str, Mapping[str, str]], DagRun]
 DAY = 24 * 60 * 60

@@ -221,7 +221,7 @@ def tables(results: list[Result]) -> str:
 
 
 def documents_of(result: Result) -> str:
-    from airflow_provider_smstudio.local.space_kinds import setup_of
+    from airflow_provider_smstudio.local.server.space_kinds import setup_of
 
     version = result.versions["jupyter_server_documents"]
     extensions: dict[str, Any] = setup_of(

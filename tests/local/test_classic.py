@@ -17,7 +17,7 @@ from local_client import V1, Browser, presign
 from websocket import WebSocketException
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.local.images import CLASSIC_IMAGES
+from airflow_provider_smstudio.local.server.classic_images import CLASSIC_IMAGES
 
 NAME = CLASSIC_IMAGES[0].kernel_name("us-east-1")
 PYTORCH = CLASSIC_IMAGES[1].kernel_name("us-east-1")

@@ -25,7 +25,7 @@ from websocket import (
 )
 
 from airflow_provider_smstudio.local import LocalStudio, Switches, cli
-from airflow_provider_smstudio.local.images import CLASSIC_IMAGES
+from airflow_provider_smstudio.local.server.classic_images import CLASSIC_IMAGES
 from airflow_provider_smstudio.local.transport.frames import FrameSplitter
 
 CLASSIC_NAME = CLASSIC_IMAGES[0].kernel_name("us-east-1")

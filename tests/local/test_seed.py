@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.local.images import CLASSIC_IMAGES
+from airflow_provider_smstudio.local.server.classic_images import CLASSIC_IMAGES
 
 SEED = Path(__file__).resolve().parents[3] / "shared" / "docs" / "seed-notebook.txt"
 

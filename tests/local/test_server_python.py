@@ -14,10 +14,10 @@ import pytest
 from local_client import Browser, processes_of
 
 from airflow_provider_smstudio.local import JupyterMissingError, LocalStudio, cli
-from airflow_provider_smstudio.local.idle import IdleShutdown
-from airflow_provider_smstudio.local.jupyter import Layout
-from airflow_provider_smstudio.local.server_python import ServerPython, find_server_python
-from airflow_provider_smstudio.local.space_kinds import setup_of
+from airflow_provider_smstudio.local.server.idle import IdleShutdown
+from airflow_provider_smstudio.local.server.jupyter import Layout
+from airflow_provider_smstudio.local.server.server_python import ServerPython, find_server_python
+from airflow_provider_smstudio.local.server.space_kinds import setup_of
 
 
 def make_environment(folder: Path, *, with_packages: bool) -> Path:
@@ -194,6 +194,6 @@ async def _missing(*_: object) -> tuple[int, object]:
 
 def test_a_server_that_does_not_tell_whether_it_is_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     """The images of v1 have no /api/idle; the app then stays."""
-    monkeypatch.setattr("airflow_provider_smstudio.local.idle.fetch", _missing)
+    monkeypatch.setattr("airflow_provider_smstudio.local.server.idle.fetch", _missing)
     slot = SimpleNamespace(port=1, base="/jupyterlab/default")
     assert asyncio.run(IdleShutdown(slot, SimpleNamespace())._is_idle(0.0)) is False  # type: ignore[arg-type]

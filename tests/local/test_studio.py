@@ -14,7 +14,8 @@ import pytest
 import requests
 from local_client import Browser, processes_of
 
-from airflow_provider_smstudio.local import JupyterMissingError, LocalStudio, jupyter
+from airflow_provider_smstudio.local import JupyterMissingError, LocalStudio
+from airflow_provider_smstudio.local.server import jupyter
 
 
 def test_two_at_once_and_nothing_left() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_smstudio.local.jupyter import JupyterServer, ServerStartError
+from airflow_provider_smstudio.local.server.jupyter import JupyterServer, ServerStartError
 from airflow_provider_smstudio.local.switches import Switches
 
 # Seen in service responses when a server died under its app.

@@ -25,7 +25,7 @@ from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelMana
 from jupyter_server.utils import url_path_join
 from tornado import web
 
-_MODULE = "airflow_provider_smstudio.local.classic"
+_MODULE = "airflow_provider_smstudio.local.server.classic_kernels"
 # What the server's own requests to kernels look like: their ids end in its process id and a count.
 _OWN_REQUEST = re.compile(rf"_{os.getpid()}_\d+$")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_smstudio.local.space_kinds import PACKAGES
+from airflow_provider_smstudio.local.server.space_kinds import PACKAGES
 
 IMAGE_FILE = "smstudio-image.txt"
 """In an environment's folder: one line, the version of the image of SageMaker Distribution that it is like."""

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from airflow_provider_smstudio.local.apps import AppRecord
-from airflow_provider_smstudio.local.images import ClassicImage
+from airflow_provider_smstudio.local.server.apps import AppRecord
+from airflow_provider_smstudio.local.server.classic_images import ClassicImage
 from airflow_provider_smstudio.local.switches import Switches
 from airflow_provider_smstudio.local.transport.http import fetch
 
-_PACKAGE_ROOT = str(Path(__file__).resolve().parents[2])
+_PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])
 
 # Appended to the Jupyter server's configuration.
 _CONFIG = """
 import sys
 sys.path.append({package_root!r})
-from airflow_provider_smstudio.local.classic import configure
+from airflow_provider_smstudio.local.server.classic_kernels import configure
 configure(c, {folder!r})
 """
 

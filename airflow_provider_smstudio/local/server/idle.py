@@ -6,7 +6,7 @@ import asyncio
 import time
 from datetime import datetime
 
-from airflow_provider_smstudio.local.apps import AppRecord, AppSlot
+from airflow_provider_smstudio.local.server.apps import AppRecord, AppSlot
 from airflow_provider_smstudio.local.switches import Switches
 from airflow_provider_smstudio.local.transport.http import WireError, fetch
 

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from airflow_provider_smstudio.local import supervise
-from airflow_provider_smstudio.local.server_python import JupyterMissingError, ServerPython
-from airflow_provider_smstudio.local.space_kinds import Setup
+from airflow_provider_smstudio.local.server import supervise
+from airflow_provider_smstudio.local.server.server_python import JupyterMissingError, ServerPython
+from airflow_provider_smstudio.local.server.space_kinds import Setup
 from airflow_provider_smstudio.local.transport.http import WireError, fetch
 
 __all__ = ["JupyterMissingError", "JupyterServer", "Layout", "ServerStartError"]

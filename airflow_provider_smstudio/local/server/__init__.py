@@ -1,0 +1,1 @@
+"""The Jupyter servers behind the gateway, and the apps that they are."""
