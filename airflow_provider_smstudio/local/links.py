@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from airflow_provider_smstudio.local.door import Door
-from airflow_provider_smstudio.local.login import Link
+from airflow_provider_smstudio.local.gateway.gateway import Door
+from airflow_provider_smstudio.local.gateway.login import Link
 from airflow_provider_smstudio.local.service import ValidationError
 from airflow_provider_smstudio.local.world import World
 

@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import boto3.session
 
 from airflow_provider_smstudio.local.control import ControlPlane
-from airflow_provider_smstudio.local.door import Door, SignIn
 from airflow_provider_smstudio.local.faults.requests import Faults, Hold, OnRequest, Registration
 from airflow_provider_smstudio.local.faults.websockets import Websocket
-from airflow_provider_smstudio.local.login import Logins
+from airflow_provider_smstudio.local.gateway.gateway import Door, SignIn
+from airflow_provider_smstudio.local.gateway.login import Logins
 from airflow_provider_smstudio.local.server.apps import AppRecord, AppSlot
 from airflow_provider_smstudio.local.server.classic_bridge import ClassicSide
 from airflow_provider_smstudio.local.server.classic_images import CLASSIC_IMAGES, ClassicImage, distribution_arn

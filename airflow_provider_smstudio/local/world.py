@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_smstudio.local.door import Door
-from airflow_provider_smstudio.local.login import Logins
+from airflow_provider_smstudio.local.gateway.gateway import Door
+from airflow_provider_smstudio.local.gateway.login import Logins
 from airflow_provider_smstudio.local.server.apps import AppRecord, AppSlot
 from airflow_provider_smstudio.local.switches import Switches
 

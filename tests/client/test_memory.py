@@ -16,7 +16,7 @@ from client_bench import Bench, both_ways, client_of
 from deferred import begin, plain
 from scripted_door import BASE, Answer, Door, data, html, open_door, to
 
-from airflow_provider_smstudio.local import door as local_door
+from airflow_provider_smstudio.local.gateway import gateway as local_door
 from airflow_provider_smstudio.local.transport.http import response
 from airflow_provider_smstudio.studio import NotebookJob, Studio
 from airflow_provider_smstudio.studio.errors import KernelDiedError
