@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 import boto3.session
 
-from airflow_provider_smstudio.local.control import ControlPlane
+from airflow_provider_smstudio.local.control_plane.api import ControlPlane
+from airflow_provider_smstudio.local.control_plane.domain import World
 from airflow_provider_smstudio.local.faults.requests import Faults, Hold, OnRequest, Registration
 from airflow_provider_smstudio.local.faults.websockets import Websocket
 from airflow_provider_smstudio.local.gateway.gateway import Door, SignIn
@@ -32,7 +33,6 @@ from airflow_provider_smstudio.local.server.space_kinds import check_kind, setup
 from airflow_provider_smstudio.local.switches import Switches
 from airflow_provider_smstudio.local.threads import run_on
 from airflow_provider_smstudio.local.transport.http import WireError, fetch
-from airflow_provider_smstudio.local.world import World
 
 T = TypeVar("T")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
+from airflow_provider_smstudio.local.control_plane.domain import World
+from airflow_provider_smstudio.local.control_plane.errors import ValidationError
 from airflow_provider_smstudio.local.gateway.gateway import Door
 from airflow_provider_smstudio.local.gateway.login import Link
-from airflow_provider_smstudio.local.service import ValidationError
-from airflow_provider_smstudio.local.world import World
 
 
 def make_link(

@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from airflow_provider_smstudio.local.links import make_link
-from airflow_provider_smstudio.local.server.apps import ALIVE, AppRecord
-from airflow_provider_smstudio.local.service import (
+from airflow_provider_smstudio.local.control_plane.domain import ACCOUNT, World
+from airflow_provider_smstudio.local.control_plane.errors import (
     AccessDeniedError,
     ResourceInUseError,
     ResourceLimitExceededError,
@@ -21,6 +20,8 @@ from airflow_provider_smstudio.local.service import (
     ServiceError,
     ValidationError,
 )
+from airflow_provider_smstudio.local.control_plane.landing_uri import make_link
+from airflow_provider_smstudio.local.server.apps import ALIVE, AppRecord
 from airflow_provider_smstudio.local.transport.http import (
     Listener,
     Request,
@@ -29,7 +30,6 @@ from airflow_provider_smstudio.local.transport.http import (
     read_request,
     response,
 )
-from airflow_provider_smstudio.local.world import ACCOUNT, World
 
 _MOST_TAGS = 50
 _CONTENT_TYPE = "application/x-amz-json-1.1"

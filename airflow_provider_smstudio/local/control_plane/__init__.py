@@ -1,0 +1,1 @@
+"""SageMaker's API as far as Studio needs it."""
