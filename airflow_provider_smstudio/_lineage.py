@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_smstudio._compat import Context, OperatorLineage
     from airflow_provider_smstudio.hooks.studio import StudioSettings
-    from airflow_provider_smstudio.studio.runs.spec import NotebookJob
+    from airflow_provider_smstudio.studio.runs.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +60,14 @@ class RunLineage:
     facts: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, job: NotebookJob, settings: StudioSettings) -> RunLineage:
+    def of(cls, spec: RunSpec, settings: StudioSettings) -> RunLineage:
         """Begin with what is known before a run: all but the executed notebook."""
         home = assets.home_uri(
             settings.domain_id,
             space_name=settings.space_name,
             user_profile_name=None if settings.space_name else settings.user_profile_name,
         )
-        return cls(home, job.notebook_path, job.upload_from)
+        return cls(home, spec.notebook_path, spec.upload_from)
 
     @property
     def output_uri(self) -> str | None:

@@ -68,9 +68,9 @@ def _peak_mb() -> float:
 def _ours(variant: str) -> Callable[[Job], dict[str, float]]:
     import boto3
 
-    from airflow_provider_smstudio.studio import NotebookJob, Studio
+    from airflow_provider_smstudio.studio import RunSpec, Studio
     from airflow_provider_smstudio.studio.execution import events as ev
-    from airflow_provider_smstudio.studio.runs.log import LiveLog
+    from airflow_provider_smstudio.studio.runs.log import RunLog
 
     studio = Studio(
         boto3.client("sagemaker"),
@@ -83,7 +83,7 @@ def _ours(variant: str) -> Callable[[Job], dict[str, float]]:
     def run(job: Job) -> dict[str, float]:
         watch = Stopwatch()
         running = False
-        live_log = LiveLog(_file_log(job).log) if variant == "ours-livelog" else None
+        live_log = RunLog(_file_log(job).log) if variant == "ours-livelog" else None
 
         def listener(event: ev.Event) -> None:
             nonlocal running
@@ -99,8 +99,8 @@ def _ours(variant: str) -> Callable[[Job], dict[str, float]]:
 
         if variant == "ours-direct":
             _connect_directly(studio.session, job["server_url"])
-        notebook_job = NotebookJob(job["studio_notebook"], output_path=job["studio_output"])
-        studio.runner(notebook_job, listener=listener).run()
+        spec = RunSpec(job["studio_notebook"], output_path=job["studio_output"])
+        studio.runner(spec, listener=listener).run()
         return watch.result
 
     return run

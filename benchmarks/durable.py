@@ -27,9 +27,9 @@ from cells import NO_LIMIT, Summary, machine
 from nbformat.v4 import new_code_cell, new_notebook
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, Studio
+from airflow_provider_smstudio.studio import RunSpec, Studio
 from airflow_provider_smstudio.studio.execution import events as ev
-from airflow_provider_smstudio.studio.execution.autosave import SaveSchedule
+from airflow_provider_smstudio.studio.execution.autosave import Autosave
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.runs import handover
@@ -80,7 +80,7 @@ class Client:
         handover.RunOptions = lambda **_: options  # type: ignore[misc, assignment]  # the job sets nothing
         watch = Stopwatch()
         key = job["output"] if variant != "none" else None
-        wanted = NotebookJob(job["notebook"], output_path=job["output"], run_key=key)
+        wanted = RunSpec(job["notebook"], output_path=job["output"], run_key=key)
         one = self._studio.runner(wanted, listener=watch)
         if variant == "none":
             _strip(one)
@@ -115,7 +115,7 @@ class Stopwatch:
 def _strip(runner: Any) -> None:
     """Take out what a run without a record does instead: name each cell in the session, save as it begins."""
     save = runner._save
-    runner._lease.rename = lambda name: True
+    runner._kernel.ownership.rename = lambda name: True
     runner._save = lambda run, *, last: save(run, last=True) if last else run.postpone_save(time.monotonic())
 
 
@@ -255,7 +255,7 @@ def _simulated(
 
     A save takes 5 ms and 10 ms for each megabyte, as on the machine on which this was written.
     """
-    schedule = SaveSchedule(RunOptions().autosave_interval, 0.0)
+    schedule = Autosave(RunOptions().autosave_interval, 0.0)
     saves, written = 1, 900 * count  # the one before the first cell
     schedule.made(0.0, [])
     schedule.saved(0.0, 0.005, written)

@@ -172,7 +172,7 @@ class Run:
                 "space_name": environment.get("SMSTUDIO_SPACE_NAME"),
                 "app_type": environment["SMSTUDIO_APP_TYPE"],
             },
-            "job": {
+            "spec": {
                 "notebook_path": path,
                 "run_key": name,
                 "will_retry": True,

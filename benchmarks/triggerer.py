@@ -141,7 +141,7 @@ class Triggerer:
         runs: list[Found] = json.loads(Path(self._told["handovers"]).read_text())
         first = trigger_class(studio=hook, run=runs[0])
         key = json.dumps(hook, sort_keys=True, default=str)
-        async with hub.Hub.use() as shared, shared.studio(key, first._make_studio) as studio:
+        async with hub.SharedResources.use() as shared, shared.studio(key, first._make_studio) as studio:
             await studio.call(studio.studio.session.renew)
             await self._warm_up(shared.sockets, studio.studio, studio.call)
             del runs, first
@@ -313,17 +313,17 @@ def lines_of(options: argparse.Namespace, number: int) -> str:
 
 def measure(options: argparse.Namespace, n: int, *, tls: bool) -> tuple[Found, list[str]]:
     """Measure one number of runs; return what was found, and what went wrong."""
-    from airflow_provider_smstudio.studio import NotebookJob
+    from airflow_provider_smstudio.studio import RunSpec
     from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
 
     def begin(number: int) -> Found:
         name = f"run-{number}"
-        job = NotebookJob(f"{name}.ipynb", run_key=name, run_name=name)
-        found: Found = NotebookRunner(studio.server, job).run_or_hand_over(0).as_dict()
+        spec = RunSpec(f"{name}.ipynb", run_key=name, run_name=name)
+        found: Found = NotebookRunner(studio.server, spec).run_or_hand_over(0).as_dict()
         return found
 
     def is_whole(run: Found) -> bool:
-        cells = studio.server.read_notebook(run["job"]["output_path"]).cells
+        cells = studio.server.read_notebook(run["spec"]["output_path"]).cells
         texts = ["".join(output.get("text", "") for output in cell.outputs) for cell in cells]
         return texts == [lines_of(options, number) for number in range(1, options.cells + 1)]
 

@@ -16,23 +16,23 @@ from typing import Any, TypeVar
 
 import boto3.session
 
-from airflow_provider_smstudio.local.control_plane.api import ControlPlane
-from airflow_provider_smstudio.local.control_plane.domain import World
-from airflow_provider_smstudio.local.faults.requests import Faults, Hold, OnRequest, Registration
+from airflow_provider_smstudio.local.control_plane.api import ControlPlaneApi
+from airflow_provider_smstudio.local.control_plane.domain import Domain
+from airflow_provider_smstudio.local.faults.requests import BlockedRequests, Faults, OnRequest, Registration
 from airflow_provider_smstudio.local.faults.websockets import Websocket
-from airflow_provider_smstudio.local.gateway.gateway import Door, SignIn
+from airflow_provider_smstudio.local.gateway.gateway import Gateway, SignIn
 from airflow_provider_smstudio.local.gateway.login import Logins
-from airflow_provider_smstudio.local.server.apps import AppRecord, AppSlot
-from airflow_provider_smstudio.local.server.classic_bridge import ClassicSide
+from airflow_provider_smstudio.local.server.apps import AppLifecycle, AppRecord
+from airflow_provider_smstudio.local.server.classic_bridge import ClassicBridge
 from airflow_provider_smstudio.local.server.classic_images import CLASSIC_IMAGES, ClassicImage, distribution_arn
 from airflow_provider_smstudio.local.server.idle import IdleShutdown
-from airflow_provider_smstudio.local.server.jupyter import JupyterServer, Layout
+from airflow_provider_smstudio.local.server.jupyter import JupyterProcess, Layout
 from airflow_provider_smstudio.local.server.kernel_processes import kernel_pid
 from airflow_provider_smstudio.local.server.server_python import find_server_python
 from airflow_provider_smstudio.local.server.space_kinds import check_kind, setup_of
 from airflow_provider_smstudio.local.switches import Switches
 from airflow_provider_smstudio.local.threads import run_on
-from airflow_provider_smstudio.local.transport.http import WireError, fetch
+from airflow_provider_smstudio.local.transport.http import HttpError, fetch
 
 T = TypeVar("T")
 
@@ -145,25 +145,25 @@ class LocalStudio:
         base = "/jupyter/default" if classic else "/jupyterlab/default"
         self._logins = Logins(self.user_profile_name)
         self._sign_in = SignIn()
-        self._classic = ClassicSide(self._layout.root / "classic", self.region, self._images, self.switches)
+        self._classic = ClassicBridge(self._layout.root / "classic", self.region, self._images, self.switches)
         spec = {"InstanceType": "system"}
         if not classic:
             spec = {"InstanceType": "ml.t3.medium", "SageMakerImageArn": distribution_arn(self.region)}
 
-        def new_server() -> JupyterServer:
+        def new_server() -> JupyterProcess:
             config = self._classic.prepare() if classic else ""
             setup = setup_of(self.space_kind, self._python.packages, self._python.image)
-            return JupyterServer(self._layout, app_type, base, self._python, setup, config, self._server_args)
+            return JupyterProcess(self._layout, app_type, base, self._python, setup, config, self._server_args)
 
         owner_key, owner = (
             ("UserProfileName", self.user_profile_name) if classic else ("SpaceName", self.space_name)
         )
-        self._slot = AppSlot(app_type, owner_key, owner, base, self.switches, new_server, spec)
+        self._slot = AppLifecycle(app_type, owner_key, owner, base, self.switches, new_server, spec)
         self._faults = Faults(self.switches, base)
         self._idle = IdleShutdown(self._slot, self.switches)
         self._door = self._new_door("app", self._slot, self._faults)
         self._web_ui = self._new_door("web-ui", None)
-        self._world = World(
+        self._world = Domain(
             classic,
             self.region,
             self.domain_id,
@@ -177,11 +177,11 @@ class LocalStudio:
             self._kernel_apps,
             self._delete_kernel_app,
         )
-        self._control = ControlPlane(self._world, self._count_link)
+        self._control = ControlPlaneApi(self._world, self._count_link)
         self._listeners = [part.listener for part in (self._control, self._door, self._web_ui, self._sign_in)]
 
-    def _new_door(self, name: str, slot: AppSlot | None, faults: Faults | None = None) -> Door:
-        return Door(name, slot, self._logins, self.switches, lambda: self._sign_in.url, faults)
+    def _new_door(self, name: str, slot: AppLifecycle | None, faults: Faults | None = None) -> Gateway:
+        return Gateway(name, slot, self._logins, self.switches, lambda: self._sign_in.url, faults)
 
     def _run_loop(self) -> None:
         assert self._loop is not None  # noqa: S101  # start() has made it
@@ -338,7 +338,7 @@ class LocalStudio:
                 return []
             try:
                 status, answer = await fetch(port, "GET", f"{self._slot.base}/api/{what}")
-            except (OSError, WireError):
+            except (OSError, HttpError):
                 return []
             if status == 200:
                 return list(answer or [])
@@ -437,7 +437,7 @@ class LocalStudio:
         """
         return self._on_loop(lambda: self._faults.on_request(callback))
 
-    def hold(self, method: str, path_part: str) -> Hold:
+    def hold(self, method: str, path_part: str) -> BlockedRequests:
         """Let requests wait at the door, for a ``with`` block::
 
             with studio.hold("PUT", "api/contents/") as held:

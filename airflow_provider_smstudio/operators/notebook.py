@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from airflow_provider_smstudio._lineage import RunLineage
     from airflow_provider_smstudio.studio.runs.handover import Handover
     from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
-    from airflow_provider_smstudio.studio.runs.spec import NotebookJob
+    from airflow_provider_smstudio.studio.runs.spec import RunSpec
 
 _DEADLINE_GRACE = 60.0
 _LIKE_A_TASK = re.compile(r"[\w.-]*\.")
@@ -226,24 +226,24 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         """
         from airflow_provider_smstudio._lineage import RunLineage
         from airflow_provider_smstudio.studio.runs.handover import Handover
-        from airflow_provider_smstudio.studio.runs.log import LiveLog
+        from airflow_provider_smstudio.studio.runs.log import RunLog
 
         after = values.duration("defer_after", self.defer_after) if self.deferrable else None
         process = TaskProcess(context)
-        job = replace(
-            self._job(run_name(context)),
+        spec = replace(
+            self._spec(run_name(context)),
             retry_series=retry_series(context),
             try_number=try_number(context),
             retries=retries(context),
             will_retry=will_retry(context),
         )
-        listener = LiveLog(
+        listener = RunLog(
             lambda level, line: process.write(self.log, level, line),
             show_output=values.flag("log_output", self.log_output),
         )
         hook = self.make_hook()
         with closing(hook.get_studio()) as studio:
-            lineage = self._lineage = RunLineage.of(job, hook.settings)
+            lineage = self._lineage = RunLineage.of(spec, hook.settings)
 
             def announce(path: str) -> None:
                 lineage.output_path = path
@@ -253,7 +253,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
 
             try:
                 runner = self._runner = studio.runner(
-                    job,
+                    spec,
                     listener=listener,
                     on_output=announce,
                     leaves_run=process.leaves_run,
@@ -332,7 +332,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         """Remove the kernel that the trigger may have left for the next try; it cannot ask the retry policy."""
         try:
             with closing(self.make_hook().get_studio()) as studio:
-                studio.remove_run(self._job(run_name(context)))
+                studio.remove_run(self._spec(run_name(context)))
         except Exception as error:  # how the run ended must be told
             self.log.warning("the run's kernel may still run: %s", error)
 
@@ -342,20 +342,20 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         from airflow_provider_smstudio.studio.notebook.document import default_output_path
 
         try:
-            job = self._job(run_name(context))
-            self._lineage = RunLineage.of(job, self.make_hook().settings)
-            self._lineage.output_path = job.output_path or default_output_path(job.notebook_path, job.run_name)
+            spec = self._spec(run_name(context))
+            self._lineage = RunLineage.of(spec, self.make_hook().settings)
+            self._lineage.output_path = spec.output_path or default_output_path(spec.notebook_path, spec.run_name)
         except Exception as error:  # the run is over, and how it ended must be told
             self.log.warning("the run's lineage is not known: %s", error)
 
     def _whole(self, error: CellError) -> StudioError:
         """Fetch what a cell's error says from the executed notebook; the event has only its summary."""
-        from airflow_provider_smstudio.studio.runs import identity
+        from airflow_provider_smstudio.studio.runs import saved_run
 
         path = error.output_path
         try:
             with closing(self.make_hook().get_studio()) as studio:
-                found = identity.error_of(studio.server.read_executed(str(path)))
+                found = saved_run.error_of(studio.server.read_executed(str(path)))
         except Exception as second:  # the summary is better than an error about an error
             self.log.info("the executed notebook could not be read again: %s", second)
             return error
@@ -407,10 +407,10 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         if self._runner is not None:
             self._runner.stop("the task was killed", for_good=False)
 
-    def _job(self, name: str) -> NotebookJob:
-        from airflow_provider_smstudio.studio.runs.spec import NotebookJob
+    def _spec(self, name: str) -> RunSpec:
+        from airflow_provider_smstudio.studio.runs.spec import RunSpec
 
-        return NotebookJob(
+        return RunSpec(
             notebook_path=values.text("notebook_path", self.notebook_path),
             output_path=values.optional_text("output_path", self.output_path),
             parameters=values.parameters(self.parameters),

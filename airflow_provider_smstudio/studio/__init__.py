@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow_provider_smstudio.studio.client import Studio
     from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
-    from airflow_provider_smstudio.studio.runs.spec import NotebookJob, RunResult
+    from airflow_provider_smstudio.studio.runs.spec import RunResult, RunSpec
     from airflow_provider_smstudio.studio.sagemaker.control_plane import AppState
 
-__all__ = ["AppState", "NotebookJob", "NotebookRunner", "RunResult", "Studio"]
+__all__ = ["AppState", "NotebookRunner", "RunResult", "RunSpec", "Studio"]
 
 _HOMES = {
     "AppState": "sagemaker.control_plane",
-    "NotebookJob": "runs.spec",
+    "RunSpec": "runs.spec",
     "NotebookRunner": "runs.runner",
     "RunResult": "runs.spec",
     "Studio": "client",

@@ -24,7 +24,7 @@ from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.runs import identity, resume
 from airflow_provider_smstudio.studio.runs.abandoned import AbandonedRun, abandoned_runs, remove
 from airflow_provider_smstudio.studio.runs.runner import Listener, NotebookRunner
-from airflow_provider_smstudio.studio.runs.spec import ON_UNKNOWN_CELL, RESUME, NotebookJob
+from airflow_provider_smstudio.studio.runs.spec import ON_UNKNOWN_CELL, RESUME, RunSpec
 from airflow_provider_smstudio.studio.sagemaker.control_plane import AppState, ControlPlane
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class Studio:
     Nothing is called before it is needed. ::
 
         studio = Studio(boto3.client("sagemaker"), domain_id="d-…", user_profile_name="ana", space_name="reports")
-        result = studio.runner(NotebookJob("daily.ipynb", parameters={"day": date(2026, 11, 23)})).run()
+        result = studio.runner(RunSpec("daily.ipynb", parameters={"day": date(2026, 11, 23)})).run()
 
     :param sagemaker_client: a boto3 client for ``sagemaker``.
     :param domain_id: the domain's id.
@@ -120,16 +120,16 @@ class Studio:
 
     def runner(
         self,
-        job: NotebookJob,
+        spec: RunSpec,
         *,
         listener: Listener | None = None,
         on_output: Callable[[str], None] | None = None,
         leaves_run: Callable[[], bool] | None = None,
         try_follows: Callable[[StudioError], bool] | None = None,
     ) -> NotebookRunner:
-        """Prepare the run of a notebook: check the app, upload the notebook if the job says so.
+        """Prepare the run of a notebook: check the app, upload the notebook if the spec says so.
 
-        :param job: what to run.
+        :param spec: what to run.
         :param listener: told every event of the run.
         :param on_output: told the executed notebook's path once it exists.
         :param leaves_run: whether the run is left to another process when this one has to end; see
@@ -137,14 +137,14 @@ class Studio:
         :param try_follows: whether another try follows after an error; see there.
         :return: call its ``run()``; its ``stop()`` ends the run from a signal handler or another thread.
         """
-        _check_job(job)
+        _check_spec(spec)
         state = self.check_ready()
-        if job.upload_from:
-            self.upload(job.upload_from, job.notebook_path)
+        if spec.upload_from:
+            self.upload(spec.upload_from, spec.notebook_path)
         where = state.instance_type if state else None
         return NotebookRunner(
             self.server,
-            job,
+            spec,
             listener=listener,
             on_output=on_output,
             where=where,
@@ -152,13 +152,13 @@ class Studio:
             try_follows=try_follows,
         )
 
-    def remove_run(self, job: NotebookJob) -> None:
+    def remove_run(self, spec: RunSpec) -> None:
         """Remove the kernel that a run has left for its next try, where none follows.
 
-        :param job: the run's; its ``run_key`` and notebook tell which one.
+        :param spec: the run's; its ``run_key`` and notebook tell which one.
         :raises StudioError: when it could not be removed.
         """
-        resume.remove_session(self.server, job, identity.identity(job.run_key, job.run_name))
+        resume.remove_session(self.server, spec, identity.identity_of(spec.run_key, spec.run_name))
 
     def upload(self, source: str, notebook_path: str) -> None:
         """Copy a notebook into the Studio home, over what is there; missing folders are created.
@@ -179,7 +179,7 @@ class Studio:
         """Remove the kernels of runs that nobody came back to, found by the paths of our own sessions.
 
         A worker that is killed without a word leaves its kernel to the next try; where none comes, it stays.
-        Sessions of people and of other programs are never touched. See :func:`cleanup.abandoned_runs`.
+        Sessions of people and of other programs are never touched. See :func:`abandoned.abandoned_runs`.
 
         :param older_than_hours: for how long a run must have been left alone, in hours.
         :param dry_run: remove nothing, only tell.
@@ -233,20 +233,20 @@ def _read_file(source: str) -> str:
         ) from None
 
 
-def _check_job(job: NotebookJob) -> None:
+def _check_spec(spec: RunSpec) -> None:
     """Refuse what is wrong whatever the notebook, before anything is called."""
-    nb.clean_path(job.notebook_path, "notebook_path")
-    if job.output_path is not None:
-        nb.clean_path(job.output_path, "output_path")
+    nb.clean_path(spec.notebook_path, "notebook_path")
+    if spec.output_path is not None:
+        nb.clean_path(spec.output_path, "output_path")
     for name, choices in (("resume", RESUME), ("on_unknown_cell", ON_UNKNOWN_CELL)):
-        if getattr(job, name) not in choices:
+        if getattr(spec, name) not in choices:
             wanted = ", ".join(map(repr, choices))
-            raise InvalidInputError(f"{name} must be one of {wanted}, not {getattr(job, name)!r}")
-    if isinstance(job.record_mib, bool) or not isinstance(job.record_mib, (int, float)) or job.record_mib < 0:
-        raise InvalidInputError(f"record_mib must be a number of MiB, not {job.record_mib!r}")
+            raise InvalidInputError(f"{name} must be one of {wanted}, not {getattr(spec, name)!r}")
+    if isinstance(spec.record_mib, bool) or not isinstance(spec.record_mib, (int, float)) or spec.record_mib < 0:
+        raise InvalidInputError(f"record_mib must be a number of MiB, not {spec.record_mib!r}")
     for name in ("cell_timeout", "kernel_start_timeout", "reconnect_timeout"):
-        value = getattr(job, name)
+        value = getattr(spec, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
             raise InvalidInputError(f"{name} must be a positive number of seconds, not {value!r}")
-    if not isinstance(job.parameters, Mapping):
-        raise InvalidInputError(f"parameters must be a dict, not {type(job.parameters).__name__}")
+    if not isinstance(spec.parameters, Mapping):
+        raise InvalidInputError(f"parameters must be a dict, not {type(spec.parameters).__name__}")

@@ -16,6 +16,7 @@ The tree::
     |  |- AppInUseError                      it is not stopped, because somebody uses it
     |  `- AppFailedError                     in a state that it does not leave by itself
     |- LoginError                            logging in to Studio's front door
+    |  |- NoAnswerError                      the connection failed; trying again may help
     |  |- LoginLinkExpiredError              the presigned URL was not accepted
     |  `- SessionExpiredError                the login ended and could not be renewed
     |- ServerError                           Jupyter's REST API answered with an error
@@ -181,6 +182,10 @@ class LoginLinkExpiredError(LoginError):
 
 class SessionExpiredError(LoginError):
     """The login ended, and a new one did not help."""
+
+
+class NoAnswerError(LoginError):
+    """The connection to Studio failed; trying again may help."""
 
 
 class ServerError(StudioError):

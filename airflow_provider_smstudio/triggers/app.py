@@ -58,13 +58,13 @@ class SageMakerStudioAppTrigger(BaseTrigger):
         await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.runs.shared")
 
         from airflow_provider_smstudio.studio.errors import StudioError, to_plain
-        from airflow_provider_smstudio.studio.runs.shared import Hub
+        from airflow_provider_smstudio.studio.runs.shared import SharedResources
         from airflow_provider_smstudio.studio.sagemaker.readiness import look
 
         began = time.monotonic()
         payload: dict[str, Any] = {"status": "success"}
         try:
-            async with Hub.use() as hub:
+            async with SharedResources.use() as hub:
                 key = json.dumps(self.studio, sort_keys=True, default=str)
                 async with hub.studio(f"app {key}", self._make_studio) as shared:
                     failures = 0

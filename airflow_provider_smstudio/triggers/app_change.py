@@ -74,12 +74,12 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
         await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.runs.shared")
 
         from airflow_provider_smstudio.studio.errors import AppError, StudioError, to_plain
-        from airflow_provider_smstudio.studio.runs.shared import Hub
+        from airflow_provider_smstudio.studio.runs.shared import SharedResources
 
         began = time.monotonic()
         payload: dict[str, Any]
         try:
-            async with Hub.use() as hub:
+            async with SharedResources.use() as hub:
                 key = json.dumps(self.studio, sort_keys=True, default=str)
                 async with hub.studio(f"app {key}", self._make_studio) as shared:
                     result = await self._steps(shared)

@@ -83,7 +83,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.run_data['job'].get('run_name')!r})"
+        return f"{type(self).__name__}({self.run_data['spec'].get('run_name')!r})"
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """See the run to its end and fire."""
@@ -144,12 +144,12 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
         await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.runs.watcher")
 
         from airflow_provider_smstudio.studio.runs.handover import Handover
-        from airflow_provider_smstudio.studio.runs.log import LiveLog
-        from airflow_provider_smstudio.studio.runs.shared import Hub
+        from airflow_provider_smstudio.studio.runs.log import RunLog
+        from airflow_provider_smstudio.studio.runs.shared import SharedResources
         from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
         resources = self._resources = AsyncExitStack()
-        hub = await resources.enter_async_context(Hub.use())
+        hub = await resources.enter_async_context(SharedResources.use())
         key = json.dumps(self.studio, sort_keys=True, default=str)
         shared = await resources.enter_async_context(hub.studio(key, self._make_studio))
         watcher = self._watcher = NotebookWatcher(
@@ -157,7 +157,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
             shared,
             Handover.from_dict(self.run_data),
             # Lines hold whatever the notebook prints: never as a format.
-            listener=LiveLog(lambda level, line: self.log.log(level, "%s", line), show_output=self.log_output),
+            listener=RunLog(lambda level, line: self.log.log(level, "%s", line), show_output=self.log_output),
             deadline=self.deadline,
         )
         resources.push_async_callback(watcher.leave)

@@ -10,7 +10,7 @@ import pytest
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.operators.cleanup import SageMakerStudioCleanupOperator
 from airflow_provider_smstudio.studio.errors import AppNotReadyError, InvalidInputError
-from airflow_provider_smstudio.studio.runs.identity import identity
+from airflow_provider_smstudio.studio.runs.identity import identity_of
 
 
 def operator(local: LocalStudio, **arguments: Any) -> SageMakerStudioCleanupOperator:
@@ -28,7 +28,7 @@ def operator(local: LocalStudio, **arguments: Any) -> SageMakerStudioCleanupOper
 def left(lab: LocalStudio) -> str:
     """A session that a lost worker has left, and one of a person."""
     server = operator(lab).make_hook().get_studio().server
-    who = identity("dag.task.run", "dag.task.run")
+    who = identity_of("dag.task.run", "dag.task.run")
     name = who.session_name("abc", since=int(time.time()) - 7200)
     server.start_session({"name": "python3"}, who.session_path("work.ipynb"), name, timeout=60)
     server.start_session({"name": "python3"}, "person.ipynb", "person.ipynb", timeout=60)

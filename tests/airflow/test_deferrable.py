@@ -234,7 +234,7 @@ class TestKill:
                 return [event async for event in trigger.run()]
 
             task = asyncio.ensure_future(run())
-            while not flag.exists() or trigger._watcher is None or trigger._watcher._channel is None:
+            while not flag.exists() or trigger._watcher is None or trigger._watcher._websocket is None:
                 await asyncio.sleep(0.05)
             await asyncio.sleep(0.5)
             task.cancel(*message)
@@ -298,7 +298,7 @@ class TestKill:
         assert_clean(lab)
 
     def test_without_a_task_instance_nothing_is_killed(self) -> None:
-        trigger = SageMakerStudioNotebookTrigger(studio={}, run={"job": {}})
+        trigger = SageMakerStudioNotebookTrigger(studio={}, run={"spec": {}})
         trigger.trigger_id = 1
         assert asyncio.run(_compat.is_deferred(trigger))
 

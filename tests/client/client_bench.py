@@ -13,7 +13,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, RunResult, Studio
+from airflow_provider_smstudio.studio import RunResult, RunSpec, Studio
 from airflow_provider_smstudio.studio.execution import events as ev
 
 CLASSIC_KERNEL = "python3__SAGEMAKER_INTERNAL__arn:aws:sagemaker:us-east-1:081325390199:image/datascience-1.0"
@@ -74,15 +74,15 @@ class Bench:
 
     def run(self, path: str, **arguments: Any) -> RunResult:
         """Run a notebook."""
-        return self.run_job(NotebookJob(path, **arguments), self.listen)
+        return self.run_spec(RunSpec(path, **arguments), self.listen)
 
-    def run_job(self, job: NotebookJob, listener: Callable[[ev.Event], None]) -> RunResult:
-        """Run a job: by the worker alone, or where ``deferred`` begun by it and gone on with by a watcher."""
+    def run_spec(self, spec: RunSpec, listener: Callable[[ev.Event], None]) -> RunResult:
+        """Run a spec: by the worker alone, or where ``deferred`` begun by it and gone on with by a watcher."""
         if not self.deferred:
-            return self.studio.runner(job, listener=listener).run()
+            return self.studio.runner(spec, listener=listener).run()
         from deferred import run_deferred
 
-        return run_deferred(self, job, listener)
+        return run_deferred(self, spec, listener)
 
     def executed(self, path: str = "") -> nbformat.NotebookNode:
         """Read an executed notebook; by default the only one beside ``work.ipynb``."""

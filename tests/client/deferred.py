@@ -9,18 +9,18 @@ from dataclasses import replace
 
 from client_bench import Bench, client_of
 
-from airflow_provider_smstudio.studio import NotebookJob, RunResult, Studio
+from airflow_provider_smstudio.studio import RunResult, RunSpec, Studio
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.runs.handover import Handover
-from airflow_provider_smstudio.studio.runs.shared import Hub, in_thread
+from airflow_provider_smstudio.studio.runs.shared import SharedResources, in_thread
 from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
 Listener = Callable[[ev.Event], None]
 
 
-def begin(bench: Bench, job: NotebookJob, listener: Listener, after: float = 0.0) -> RunResult | Handover:
+def begin(bench: Bench, spec: RunSpec, listener: Listener, after: float = 0.0) -> RunResult | Handover:
     """Begin a run as the worker does."""
-    named = replace(job, run_key=job.run_key or bench.folder)
+    named = replace(spec, run_key=spec.run_key or bench.folder)
     return bench.studio.runner(named, listener=listener).run_or_hand_over(after)
 
 
@@ -41,7 +41,7 @@ async def watching(
     async def make() -> Studio:
         return await in_thread(None, client_of, bench.local)
 
-    async with Hub.use() as hub, hub.studio("bench", make) as shared:
+    async with SharedResources.use() as hub, hub.studio("bench", make) as shared:
         watcher = NotebookWatcher(hub, shared, plain(handover), listener=listener, deadline=deadline)
         try:
             return await use(watcher)  # type: ignore[misc]  # a coroutine
@@ -56,7 +56,7 @@ def watch(
     return asyncio.run(watching(bench, handover, NotebookWatcher.watch, listener, deadline))  # type: ignore[return-value]
 
 
-def run_deferred(bench: Bench, job: NotebookJob, listener: Listener, after: float = 0.0) -> RunResult:
+def run_deferred(bench: Bench, spec: RunSpec, listener: Listener, after: float = 0.0) -> RunResult:
     """Run a notebook, the worker's part and then the triggerer's."""
-    begun = begin(bench, job, listener, after)
+    begun = begin(bench, spec, listener, after)
     return begun if isinstance(begun, RunResult) else watch(bench, begun, listener)

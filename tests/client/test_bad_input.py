@@ -14,7 +14,7 @@ from client_bench import Bench, both_ways, client_of
 from nbformat.v4 import new_code_cell
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, NotebookRunner
+from airflow_provider_smstudio.studio import NotebookRunner, RunSpec
 from airflow_provider_smstudio.studio.errors import (
     AppFailedError,
     AppNotReadyError,
@@ -51,7 +51,7 @@ class TestWhichStudio:
     def test_unknown(self, space: Bench, wrong: dict[str, str], message: str) -> None:
         studio = client_of(space.local, **wrong)
         with pytest.raises(ResourceNotFoundError, match=message):
-            studio.runner(NotebookJob(space.write("1")))
+            studio.runner(RunSpec(space.write("1")))
 
     def test_unknown_profile_of_classic(self, local_studio_classic: LocalStudio) -> None:
         studio = client_of(local_studio_classic, user_profile_name="nobody")
@@ -415,7 +415,7 @@ class TestStops:
         path = either.write(
             "import time\nfor i in range(600):\n    print(i, flush=True); time.sleep(0.1)", "print('never')"
         )
-        runner = either.studio.runner(NotebookJob(path), listener=either.events.append)
+        runner = either.studio.runner(RunSpec(path), listener=either.events.append)
         stopped = stop_when(runner, lambda: len(either.of_type(ev.CellOutput)) >= 3)
         with pytest.raises(RunKilledError, match="stopped while cell 1/2 ran.*the task was killed") as caught:
             runner.run()
@@ -431,7 +431,7 @@ class TestStops:
             "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
             "print('on', flush=True)\ntime.sleep(60)"
         )
-        runner = space.studio.runner(NotebookJob(space.write(source)), listener=space.events.append)
+        runner = space.studio.runner(RunSpec(space.write(source)), listener=space.events.append)
         stopped = stop_when(runner, lambda: bool(space.of_type(ev.CellOutput)))
         with pytest.raises(RunKilledError):
             runner.run()
@@ -443,7 +443,7 @@ class TestStops:
         space.assert_clean()
 
     def test_stop_before_the_kernel_has_started(self, either: Bench) -> None:
-        runner = either.studio.runner(NotebookJob(either.write("1")))
+        runner = either.studio.runner(RunSpec(either.write("1")))
         runner.stop("too early")
         with pytest.raises(RunKilledError, match="too early"):
             runner.run()

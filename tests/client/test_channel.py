@@ -16,7 +16,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from airflow_provider_smstudio.studio.errors import ConnectionLostError
 from airflow_provider_smstudio.studio.execution import events as ev
-from airflow_provider_smstudio.studio.jupyter import websocket as channel
+from airflow_provider_smstudio.studio.jupyter import websocket as websockets
 from airflow_provider_smstudio.studio.protocol.messages import V1
 
 
@@ -84,8 +84,8 @@ def proxy(space: Bench) -> Iterator[FreezingProxy]:
 def test_a_websocket_that_breaks_without_a_word_is_noticed(
     space: Bench, proxy: FreezingProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(channel, "PING_AFTER", 0.5)
-    monkeypatch.setattr(channel, "SILENCE_LIMIT", 2.0)
+    monkeypatch.setattr(websockets, "PING_AFTER", 0.5)
+    monkeypatch.setattr(websockets, "SILENCE_LIMIT", 2.0)
     path = space.write("open('running', 'w').close()\nimport time; time.sleep(30)")
 
     def freeze() -> None:
@@ -106,19 +106,19 @@ def test_a_websocket_that_breaks_without_a_word_is_noticed(
 
 
 def test_a_silent_cell_on_a_good_connection_is_left_alone(space: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "PING_AFTER", 0.5)
-    monkeypatch.setattr(channel, "SILENCE_LIMIT", 2.0)
+    monkeypatch.setattr(websockets, "PING_AFTER", 0.5)
+    monkeypatch.setattr(websockets, "SILENCE_LIMIT", 2.0)
     assert space.run(space.write("import time; time.sleep(6)")).status == "success"
     assert space.of_type(ev.Disconnected) == []
 
 
 def test_where_nobody_answers_pings_silence_is_borne_longer(space: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(channel, "PING_AFTER", 0.2)
-    monkeypatch.setattr(channel, "SILENCE_LIMIT", 1.0)
+    monkeypatch.setattr(websockets, "PING_AFTER", 0.2)
+    monkeypatch.setattr(websockets, "SILENCE_LIMIT", 1.0)
     monkeypatch.setattr(websocket.WebSocket, "ping", lambda self, payload="": None)
     assert space.run(space.write("import time; time.sleep(3)")).status == "success"
     assert space.of_type(ev.Disconnected) == []
-    monkeypatch.setattr(channel, "DEAF_LIMIT", 1.0)
+    monkeypatch.setattr(websockets, "DEAF_LIMIT", 1.0)
     space.events.clear()
     assert space.run(space.write("import time; time.sleep(3)")).status == "success"
     assert space.of_type(ev.Disconnected) != []
@@ -126,15 +126,15 @@ def test_where_nobody_answers_pings_silence_is_borne_longer(space: Bench, monkey
 
 def test_the_binary_subprotocol_is_used_where_the_server_has_it(either: Bench) -> None:
     seen: list[str | None] = []
-    connect = channel.connect
+    connect = websockets.connect
 
-    def spy(*arguments: object, **options: object) -> channel.KernelChannel:
+    def spy(*arguments: object, **options: object) -> websockets.KernelWebSocket:
         opened = connect(*arguments, **options)  # type: ignore[arg-type]
         seen.append(opened.subprotocol)
         return opened
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(channel, "connect", spy)
+        patch.setattr(websockets, "connect", spy)
         either.run(either.write("print('ü' * 10)"))
     assert seen == [None if either.studio.server.classic else V1]
     assert either.executed().cells[0].outputs[0]["text"] == "ü" * 10 + "\n"
@@ -146,11 +146,11 @@ def test_websocket_and_rest_trust_the_same_certificates(
 ) -> None:
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     monkeypatch.delenv("CURL_CA_BUNDLE", raising=False)
-    assert channel.trust(True) == {"ca_certs": DEFAULT_CA_BUNDLE_PATH}
+    assert websockets.trust(True) == {"ca_certs": DEFAULT_CA_BUNDLE_PATH}
     monkeypatch.setenv(name, "/etc/own.pem")
-    assert channel.trust(True) == {"ca_certs": "/etc/own.pem"}
-    assert channel.trust("/etc/given.pem") == {"ca_certs": "/etc/given.pem"}
-    assert channel.trust(str(tmp_path)) == {"ca_cert_path": str(tmp_path)}
+    assert websockets.trust(True) == {"ca_certs": "/etc/own.pem"}
+    assert websockets.trust("/etc/given.pem") == {"ca_certs": "/etc/given.pem"}
+    assert websockets.trust(str(tmp_path)) == {"ca_cert_path": str(tmp_path)}
 
 
 def test_a_closed_channel_says_so(space: Bench) -> None:
@@ -158,7 +158,7 @@ def test_a_closed_channel_says_so(space: Bench) -> None:
     kernel = server.start_session({"name": "python3"}, f"{space.folder}.ipynb", "a name", timeout=60)["kernel"][
         "id"
     ]
-    opened = channel.connect(server.session, kernel, "s", timeout=60)
+    opened = websockets.connect(server.session, kernel, "s", timeout=60)
     opened.close()
     with pytest.raises(ConnectionLostError, match="is closed"):
         opened.receive(1)

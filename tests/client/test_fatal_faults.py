@@ -10,7 +10,7 @@ from client_bench import Bench, both_ways
 from faults import CELLS, MOMENTS, at, hurry, ran
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import KernelDiedError, StudioError
 
 LIMIT = 25.0
@@ -53,9 +53,9 @@ def test_the_kernel_is_gone(bench: Bench, reason: str, moment: str) -> None:
         fault(bench.local)
         happened.append(time.monotonic())
 
-    job = NotebookJob(bench.write(*CELLS))
+    spec = RunSpec(bench.write(*CELLS))
     with pytest.raises(KernelDiedError, match=words) as caught:
-        bench.run_job(job, at(moment, bench, strike))
+        bench.run_spec(spec, at(moment, bench, strike))
     assert time.monotonic() - happened[0] < LIMIT
     # A request that is sent in the moment before the server notices runs on the fresh kernel (documented). On a busy
     # machine the cell may have ended before the fault came.
@@ -72,11 +72,11 @@ def test_the_kernel_is_gone(bench: Bench, reason: str, moment: str) -> None:
 
 
 def test_the_app_is_stopped_by_somebody(bench: Bench) -> None:
-    job = NotebookJob(bench.write(*CELLS), reconnect_timeout=3)
+    spec = RunSpec(bench.write(*CELLS), reconnect_timeout=3)
     listener = at("while it prints", bench, bench.local.stop_app)
     words = "could not be reached for 3 s|does not know it any more|somebody restarted it or shut it down"
     with pytest.raises(StudioError, match=words) as caught:
-        bench.run_job(job, listener)
+        bench.run_spec(spec, listener)
     bench.local.start_app()
     assert "cell 2/3" in str(caught.value)
     assert "3" not in ran(bench)

@@ -12,7 +12,7 @@ from client_bench import Bench, both_ways
 from faults import CELLS, EXPECTED, MOMENTS, RAN_ONCE, Fault, at, hurry, printed, ran
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import UnknownOutcomeError
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.protocol import kernel_record
@@ -111,10 +111,10 @@ def bench(either: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 
 def run(bench: Bench, listener: Callable[[ev.Event], None], **arguments: object) -> object:
-    job = NotebookJob(bench.write(*CELLS), **arguments)  # type: ignore[arg-type]  # passed on as they are
+    spec = RunSpec(bench.write(*CELLS), **arguments)  # type: ignore[arg-type]  # passed on as they are
     began = time.monotonic()
     try:
-        return bench.run_job(job, listener)
+        return bench.run_spec(spec, listener)
     finally:
         assert time.monotonic() - began < 40, "it hung"
 

@@ -10,7 +10,7 @@ from client_bench import Bench, both_ways
 from deferred import begin, watching
 from faults import wait_for
 
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import RunTakenOverError
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.runs.handover import Handover
@@ -25,7 +25,7 @@ def test_a_process_that_was_given_up_interrupts_and_removes_nothing(space: Bench
     if space.deferred:
         run_deferred_and_given_up(space, path, how)
     else:
-        run = space.studio.runner(NotebookJob(path, cell_timeout=1.5 if how == "too long" else None))
+        run = space.studio.runner(RunSpec(path, cell_timeout=1.5 if how == "too long" else None))
 
         def give_up() -> None:
             wait_for((space.path / "began").exists)
@@ -50,7 +50,7 @@ def rename_for_another(bench: Bench) -> None:
 
 def run_deferred_and_given_up(bench: Bench, path: str, how: str) -> None:
     timeout = 1.5 if how == "too long" else None
-    handover = begin(bench, NotebookJob(path, cell_timeout=timeout), bench.listen)
+    handover = begin(bench, RunSpec(path, cell_timeout=timeout), bench.listen)
     assert isinstance(handover, Handover)
 
     async def given_up(it: NotebookWatcher) -> None:

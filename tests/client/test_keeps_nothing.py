@@ -11,7 +11,7 @@ from client_bench import Bench, both_ways
 from deferred import begin, watch, watching
 from faults import hurry, wait_for
 
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.runs.handover import Handover
@@ -40,7 +40,7 @@ def forgetful(space: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 
 
 def handed(bench: Bench, *cells: str) -> Handover:
-    begun = begin(bench, NotebookJob(bench.write(*cells)), bench.listen, 1.0)
+    begun = begin(bench, RunSpec(bench.write(*cells)), bench.listen, 1.0)
     assert isinstance(begun, Handover)
     return begun
 
@@ -71,7 +71,7 @@ def test_a_connection_that_is_made_anew_in_order_loses_nothing(forgetful: Bench)
 
 
 def test_a_stock_server_is_known_by_its_count_of_websockets(space: Bench) -> None:
-    begun = begin(space, NotebookJob(space.write("import time; time.sleep(2)")), space.listen, 1.0)
+    begun = begin(space, RunSpec(space.write("import time; time.sleep(2)")), space.listen, 1.0)
     assert isinstance(begun, Handover)
     assert begun.unbroken
     watch(space, begun)

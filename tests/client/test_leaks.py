@@ -16,7 +16,7 @@ import pytest
 from client_bench import Bench
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     KernelStartError,
@@ -72,7 +72,7 @@ class TestTheStartOfAnApp:
     def test_stopped_meanwhile(self, classic: Bench) -> None:
         path = classic.write("print(1)")
         classic.local.switches.kernel_app_delay = 4.0
-        run = classic.studio.runner(NotebookJob(path))
+        run = classic.studio.runner(RunSpec(path))
         threading.Timer(1, run.stop, ["the task was killed"]).start()
         began = time.monotonic()
         with pytest.raises(RunKilledError):
@@ -85,10 +85,10 @@ class TestTheStartOfAnApp:
         classic.local.switches.kernel_app_delay = 4.0
         script = f"""
 import os, signal, boto3
-from airflow_provider_smstudio.studio import NotebookJob, Studio
+from airflow_provider_smstudio.studio import RunSpec, Studio
 studio = Studio(boto3.client("sagemaker"), domain_id=os.environ["SMSTUDIO_DOMAIN_ID"],
                 user_profile_name=os.environ["SMSTUDIO_USER_PROFILE_NAME"], app_type="JupyterServer")
-run = studio.runner(NotebookJob({path!r}))
+run = studio.runner(RunSpec({path!r}))
 signal.signal(signal.SIGTERM, lambda *_: run.stop("the task was killed"))
 print("going", flush=True)
 run.run()
@@ -210,7 +210,7 @@ class TestTheCleanUp:
 
     def test_a_cell_that_ignores_the_kill_does_not_keep_the_app(self, classic: Bench) -> None:
         source = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nopen('on', 'w').close()\n"
-        run = classic.studio.runner(NotebookJob(classic.write(f"{source}time.sleep(60)")))
+        run = classic.studio.runner(RunSpec(classic.write(f"{source}time.sleep(60)")))
 
         def kill() -> None:
             while not (classic.path / "on").exists():
@@ -253,7 +253,7 @@ class TestTheRun:
 
         monkeypatch.setattr(space.studio.server, "write_notebook", write_slowly)
         run = space.studio.runner(
-            NotebookJob(space.write("import time\nfor i in range(90): print(i); time.sleep(.3)"))
+            RunSpec(space.write("import time\nfor i in range(90): print(i); time.sleep(.3)"))
         )
 
         def stop() -> None:
@@ -279,13 +279,13 @@ class TestTheRun:
                 raise TaskEnded
 
         with pytest.raises(TaskEnded):
-            space.studio.runner(NotebookJob(space.write("print('kept')")), listener=listener).run()
+            space.studio.runner(RunSpec(space.write("print('kept')")), listener=listener).run()
         assert space.executed().cells[0].outputs[0]["text"] == "kept\n"
         space.assert_clean()
 
     def test_a_stop_that_comes_with_the_kernels_first_answer(self, either: Bench) -> None:
         run = either.studio.runner(
-            NotebookJob(either.write("print(1)")),
+            RunSpec(either.write("print(1)")),
             listener=lambda event: run.stop("killed") if isinstance(event, ev.Send) else None,
         )
         with pytest.raises(RunKilledError, match="killed"):
@@ -293,7 +293,7 @@ class TestTheRun:
         wait_until_clean(either)
 
     def test_stopped_before_anything_was_started(self, either: Bench) -> None:
-        run = either.studio.runner(NotebookJob(either.write("print(1)")))
+        run = either.studio.runner(RunSpec(either.write("print(1)")))
         run.stop("killed")
         with pytest.raises(RunKilledError, match="before its kernel was started: killed"):
             run.run()

@@ -10,11 +10,11 @@ import pytest
 from client_bench import Bench, client_of
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import StudioError
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.runs import handover
-from airflow_provider_smstudio.studio.runs.log import LiveLog
+from airflow_provider_smstudio.studio.runs.log import RunLog
 
 SILENT = "import time\ntime.sleep(9)\nprint('done')"
 
@@ -56,13 +56,11 @@ def test_a_run_longer_than_its_login(either: Bench, answer: str, caplog: pytest.
     local.switches.cut_websockets_at_expiry = True
     local.switches.login_seconds = 3.0
     lines: list[str] = []
-    live = LiveLog(lambda level, line: lines.append(line))
-    job = NotebookJob(
-        either.write("import time\nfor i in range(50):\n    print(i, flush=True)\n    time.sleep(0.1)")
-    )
+    live = RunLog(lambda level, line: lines.append(line))
+    spec = RunSpec(either.write("import time\nfor i in range(50):\n    print(i, flush=True)\n    time.sleep(0.1)"))
     try:
         with caplog.at_level(logging.INFO):
-            either.studio.runner(job, listener=live).run()
+            either.studio.runner(spec, listener=live).run()
     finally:
         local.switches.login_seconds = None
         local.switches.unauthenticated = "403"

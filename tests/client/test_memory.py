@@ -18,18 +18,19 @@ from scripted_door import BASE, Answer, Door, data, html, open_door, to
 
 from airflow_provider_smstudio.local.gateway import gateway as local_door
 from airflow_provider_smstudio.local.transport.http import response
-from airflow_provider_smstudio.studio import NotebookJob, Studio
+from airflow_provider_smstudio.studio import RunSpec, Studio
 from airflow_provider_smstudio.studio.errors import KernelDiedError
 from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution.memory import FALL, FIRST, RISE
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter import instance_meter
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
-from airflow_provider_smstudio.studio.protocol.instance_metrics import FALL, FIRST, RISE, Memory
+from airflow_provider_smstudio.studio.protocol.instance_metrics import Memory
 from airflow_provider_smstudio.studio.runs import handover as conduct
 from airflow_provider_smstudio.studio.runs import runner
 from airflow_provider_smstudio.studio.runs.handover import Handover
-from airflow_provider_smstudio.studio.runs.log import LiveLog
-from airflow_provider_smstudio.studio.runs.shared import Hub, in_thread
+from airflow_provider_smstudio.studio.runs.log import RunLog
+from airflow_provider_smstudio.studio.runs.shared import SharedResources, in_thread
 from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
 METRICS = "/aws/sagemaker/api/instance/metrics"
@@ -69,7 +70,7 @@ def test_a_warning_for_each_threshold_and_an_end_to_it(space: Bench, monkeypatch
     monkeypatch.setattr(switches, "memory_percent", 50.0)
     following = iter([91.0, 97.0, 30.0])
     lines: list[tuple[int, str]] = []
-    live = LiveLog(lambda level, line: lines.append((level, line)))
+    live = RunLog(lambda level, line: lines.append((level, line)))
 
     def listener(event: ev.Event) -> None:
         space.listen(event)
@@ -81,7 +82,7 @@ def test_a_warning_for_each_threshold_and_an_end_to_it(space: Bench, monkeypatch
             else:
                 switches.memory_percent = percent
 
-    space.run_job(NotebookJob(space.write(WAITS)), listener)
+    space.run_spec(RunSpec(space.write(WAITS)), listener)
     assert changes(space) == [FIRST, RISE, RISE, FALL]
     first, warning, second, _ = (event.reading for event in space.of_type(ev.InstanceMemory))
     assert [first.kernels, warning.kernels, second.kernels] == [None, 1, 1]
@@ -114,7 +115,7 @@ def test_a_killed_kernels_error_names_the_memory(space: Bench, monkeypatch: pyte
 
     words = r"the instance's memory was 97 % full \d+ s before\. Its variables are gone"
     with pytest.raises(KernelDiedError, match=words) as caught:
-        space.run_job(NotebookJob(space.write(WAITS)), listener)
+        space.run_spec(RunSpec(space.write(WAITS)), listener)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
     saved = space.executed(caught.value.output_path or "").metadata["smstudio"]["run"]
     assert saved["error"]["message"] == str(caught.value)
@@ -189,12 +190,12 @@ def test_runs_of_one_event_loop_share_a_reading(
     space: Bench, asked: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     look_each(900.0, monkeypatch)
-    monkeypatch.setattr(instance_meter, "_MAX_AGE", 600.0)
+    monkeypatch.setattr(instance_meter, "MAX_AGE", 600.0)
     monkeypatch.setattr(runner, "look", lambda *_: [])  # only watchers are meant
     handovers: list[Handover] = []
     for number in range(3):
-        job = NotebookJob(space.write(WAITS, name=f"{number}.ipynb"), run_key=f"{space.folder}-{number}")
-        begun = begin(space, job, lambda event: None)
+        spec = RunSpec(space.write(WAITS, name=f"{number}.ipynb"), run_key=f"{space.folder}-{number}")
+        begun = begin(space, spec, lambda event: None)
         assert isinstance(begun, Handover)
         handovers.append(plain(begun))
 
@@ -206,7 +207,7 @@ def test_runs_of_one_event_loop_share_a_reading(
     async def make() -> Studio:
         return await in_thread(None, client_of, space.local)
 
-    async def watch_one(hub: Hub, handover: Handover) -> None:
+    async def watch_one(hub: SharedResources, handover: Handover) -> None:
         async with hub.studio("one", make) as shared:
             watcher = NotebookWatcher(hub, shared, handover, listener=listener)
             try:
@@ -215,7 +216,7 @@ def test_runs_of_one_event_loop_share_a_reading(
                 await watcher.leave()
 
     async def watch_all() -> None:
-        async with Hub.use() as hub:
+        async with SharedResources.use() as hub:
             await asyncio.gather(*(watch_one(hub, handover) for handover in handovers))
 
     asyncio.run(watch_all())
@@ -365,8 +366,8 @@ def test_what_is_handed_over_says_what_the_log_has(space: Bench, monkeypatch: py
         if isinstance(event, ev.InstanceMemory):
             worker._hand_over_at = 0.0  # now
 
-    job = NotebookJob(space.write(WAITS), run_key=space.folder)
-    worker = space.studio.runner(job, listener=listener)
+    spec = RunSpec(space.write(WAITS), run_key=space.folder)
+    worker = space.studio.runner(spec, listener=listener)
     handover = worker.run_or_hand_over(120)
     assert isinstance(handover, Handover)
     assert changes(space) == [RISE]

@@ -16,7 +16,7 @@ import pytest
 from client_bench import CLASSIC_KERNEL, Bench
 from faults import wait_for
 
-from airflow_provider_smstudio.studio import NotebookJob, RunResult
+from airflow_provider_smstudio.studio import RunResult, RunSpec
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     InvalidInputError,
@@ -41,7 +41,7 @@ FIRST = "x = 1\nopen('kernels', 'a').write(f'{__import__(\"os\").getpid()} ')\np
 class Worker:
     """A process that runs a notebook."""
 
-    def __init__(self, bench: Bench, **job: Any) -> None:
+    def __init__(self, bench: Bench, **spec: Any) -> None:
         environment = bench.local.environment
         options = {
             "domain_id": environment["SMSTUDIO_DOMAIN_ID"],
@@ -50,7 +50,7 @@ class Worker:
             "app_type": environment["SMSTUDIO_APP_TYPE"],
         }
         self.process = subprocess.Popen(
-            [sys.executable, str(WORKER), json.dumps({"options": options, "job": job})],
+            [sys.executable, str(WORKER), json.dumps({"options": options, "spec": spec})],
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             text=True,
@@ -86,8 +86,8 @@ class Worker:
 def worker() -> Iterator[Callable[..., Worker]]:
     made: list[Worker] = []
 
-    def make(bench: Bench, path: str, **job: Any) -> Worker:
-        made.append(Worker(bench, **{"notebook_path": path, "run_key": bench.folder, "will_retry": True, **job}))
+    def make(bench: Bench, path: str, **spec: Any) -> Worker:
+        made.append(Worker(bench, **{"notebook_path": path, "run_key": bench.folder, "will_retry": True, **spec}))
         return made[-1]
 
     yield make
@@ -103,8 +103,8 @@ def read(bench: Bench, name: str) -> list[str]:
     return (bench.path / name).read_text().split()
 
 
-def resume(bench: Bench, path: str, **job: Any) -> RunResult:
-    return bench.run(path, run_key=bench.folder, **job)
+def resume(bench: Bench, path: str, **spec: Any) -> RunResult:
+    return bench.run(path, run_key=bench.folder, **spec)
 
 
 def assert_counted_once(bench: Bench, count: int, index: int = 1) -> None:
@@ -280,9 +280,9 @@ class TestNoRecord:
 
         monkeypatch.setattr(kernel_record, "supported", lambda info: False)
 
-    def die_at(self, bench: Bench, path: str, at: Callable[[ev.Event], bool], **job: Any) -> None:
+    def die_at(self, bench: Bench, path: str, at: Callable[[ev.Event], bool], **spec: Any) -> None:
         """Run in this process until something happens, and leave as a dead process does."""
-        job = {"run_key": bench.folder, **job}
+        spec = {"run_key": bench.folder, **spec}
 
         class DeadError(BaseException):
             pass
@@ -291,9 +291,9 @@ class TestNoRecord:
             if at(event):
                 raise DeadError
 
-        runner = bench.studio.runner(NotebookJob(path, **job), listener=listener)
+        runner = bench.studio.runner(RunSpec(path, **spec), listener=listener)
         runner._end_kindly = lambda run, error: None  # type: ignore[method-assign]  # the dead do nothing
-        runner._release = lambda: runner._lease.channel.close()  # type: ignore[method-assign, union-attr]
+        runner._release = lambda: runner._kernel.channel.close()  # type: ignore[method-assign, union-attr]
         with pytest.raises(DeadError):
             runner.run()
 

@@ -11,7 +11,7 @@ import pytest
 from client_bench import CLASSIC_KERNEL, Bench
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import CellError
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.jupyter import websocket
@@ -175,14 +175,14 @@ def test_a_kernel_that_never_says_a_word_is_replaced_once(
 ) -> None:
     """As one that found its ports taken, and lives on without them."""
     monkeypatch.setattr(runner, "_MUTE_LIMIT", 1.5)
-    send, seen = websocket.KernelChannel.send, set()
+    send, seen = websocket.KernelWebSocket.send, set()
 
-    def mute(self: websocket.KernelChannel, message: Message) -> None:
+    def mute(self: websocket.KernelWebSocket, message: Message) -> None:
         seen.update(kernel["id"] for kernel in space.local.kernels())
         if len(seen) > 1:
             send(self, message)
 
-    monkeypatch.setattr(websocket.KernelChannel, "send", mute)
+    monkeypatch.setattr(websocket.KernelWebSocket, "send", mute)
     assert space.run(space.write("print('at last')")).status == "success"
     assert len(seen) == 2
     assert "the kernel did not answer within 1.5 s: starting another one" in caplog.text
@@ -248,8 +248,8 @@ def test_concurrent_runs_of_one_notebook_share_nothing(either: Bench) -> None:
     results: dict[int, str] = {}
 
     def one(n: int) -> None:
-        job = NotebookJob(path, parameters={"n": n}, run_name=f"run{n}")
-        results[n] = either.studio.runner(job).run().output_path
+        spec = RunSpec(path, parameters={"n": n}, run_name=f"run{n}")
+        results[n] = either.studio.runner(spec).run().output_path
 
     threads = [threading.Thread(target=one, args=(n,)) for n in range(3)]
     for thread in threads:
@@ -290,7 +290,7 @@ class TestClassic:
         quick = classic.write("print('quick')", name="quick.ipynb")
         outputs: list[str] = []
         thread = threading.Thread(
-            target=lambda: outputs.append(classic.studio.runner(NotebookJob(slow)).run().output_path)
+            target=lambda: outputs.append(classic.studio.runner(RunSpec(slow)).run().output_path)
         )
         thread.start()
         while not classic.kernel_apps():

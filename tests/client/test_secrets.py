@@ -13,7 +13,7 @@ import pytest
 from client_bench import Bench
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import StudioError
 
 
@@ -74,7 +74,7 @@ def test_errors(either: Bench, everything_logged: io.StringIO, break_it: str) ->
             either.local.expire_logins()
             either.local.switches.single_use_tokens = True
         with pytest.raises(StudioError) as caught:
-            either.studio.runner(NotebookJob(either.write("1"))).run()
+            either.studio.runner(RunSpec(either.write("1"))).run()
     finally:
         either.local.switches.unauthenticated = "403"
         either.local.switches.single_use_tokens = False

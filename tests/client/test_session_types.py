@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from client_bench import Bench
 
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 
 
 @pytest.mark.parametrize("kind", ["notebook", "console"])
 def test_the_clean_up_and_a_later_try_know_them(space: Bench, kind: str) -> None:
     server = space.studio.server
-    job = NotebookJob(space.write("print(1)"), run_key=space.folder)
-    runner = space.studio.runner(job)
+    spec = RunSpec(space.write("print(1)"), run_key=space.folder)
+    runner = space.studio.runner(spec)
     body = {"path": runner._session_path, "name": "run", "type": kind, "kernel": {"name": "python3"}}
     made = server._call("POST", "api/sessions", json=body, ok=(201,)).json()
     assert made["type"] == kind
@@ -29,7 +29,7 @@ def test_a_run_in_a_space_is_no_document(space: Bench) -> None:
     """A session of type `notebook` is waited for as a document by jupyter_server_documents 0.2."""
     seen: list[str] = []
     space.studio.runner(
-        NotebookJob(space.write("print(1)")),
+        RunSpec(space.write("print(1)")),
         listener=lambda event: seen.extend(item["type"] for item in space.local.sessions()),
     ).run()
     assert set(seen) == {"console"}

@@ -15,7 +15,7 @@ from deferred import begin, watch
 from faults import wait_for
 from nbformat.v4 import new_code_cell
 
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     NotebookNotFoundError,
@@ -30,8 +30,8 @@ from airflow_provider_smstudio.studio.jupyter import websocket
 from airflow_provider_smstudio.studio.runs import handover as conduct
 from airflow_provider_smstudio.studio.runs.handover import Handover
 from airflow_provider_smstudio.studio.runs.identity import owner_of
-from airflow_provider_smstudio.studio.runs.kernel import KernelLease
-from airflow_provider_smstudio.studio.runs.log import LiveLog
+from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
+from airflow_provider_smstudio.studio.runs.log import RunLog
 from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
 from airflow_provider_smstudio.studio.runs.saver import NotebookSaver
 
@@ -56,17 +56,17 @@ def assert_ran_once(bench: Bench) -> None:
     bench.assert_clean()
 
 
-def job_of(bench: Bench, path: str, **job: Any) -> NotebookJob:
-    return NotebookJob(path, run_key=bench.folder, **job)
+def spec_of(bench: Bench, path: str, **spec: Any) -> RunSpec:
+    return RunSpec(path, run_key=bench.folder, **spec)
 
 
-def runner_of(bench: Bench, job: NotebookJob, *, left: bool = True, **arguments: Any) -> NotebookRunner:
-    return bench.studio.runner(job, listener=bench.listen, leaves_run=lambda: left, **arguments)
+def runner_of(bench: Bench, spec: RunSpec, *, left: bool = True, **arguments: Any) -> NotebookRunner:
+    return bench.studio.runner(spec, listener=bench.listen, leaves_run=lambda: left, **arguments)
 
 
-def leave_in_first_cell(bench: Bench, job: NotebookJob) -> None:
-    """Run a job in a process that has to end as soon as a cell has been started."""
-    first = runner_of(bench, job)
+def leave_in_first_cell(bench: Bench, spec: RunSpec) -> None:
+    """Run a spec in a process that has to end as soon as a cell has been started."""
+    first = runner_of(bench, spec)
     bench.once(ev.CellStarted, lambda: first.stop("SIGTERM", for_good=False))
     with pytest.raises(RunTakenOverError):
         first.run()
@@ -92,7 +92,7 @@ def test_a_listener_that_fails_is_dropped(
 
     path = space.write(*CELLS)
     with caplog.at_level(logging.WARNING):
-        result = space.run_job(job_of(space, path), listener)
+        result = space.run_spec(spec_of(space, path), listener)
     assert result.status == "success"
     assert isinstance(told[-1], ev.CellOutput)
     (line,) = [line for line in caplog.messages if "listener" in line]
@@ -107,14 +107,14 @@ def test_what_is_told_of_the_output_may_fail(space: Bench) -> None:
         raise ConnectionResetError
 
     path = space.write(*CELLS)
-    assert space.studio.runner(job_of(space, path), on_output=on_output).run().status == "success"
+    assert space.studio.runner(spec_of(space, path), on_output=on_output).run().status == "success"
     assert_ran_once(space)
 
 
 @pytest.mark.parametrize("left", [True, False])
 def test_a_process_that_is_stopped(either: Bench, left: bool) -> None:
     path = either.write(*CELLS)
-    runner = runner_of(either, job_of(either, path), left=left)
+    runner = runner_of(either, spec_of(either, path), left=left)
 
     def stop() -> None:
         the_second_cell_runs(either)
@@ -139,12 +139,12 @@ def test_a_later_try_shows_what_had_run(either: Bench, monkeypatch: pytest.Monke
         if isinstance(event, ev.CellOutput) and "5" in event.output.get("text", ""):
             first.stop("SIGTERM", for_good=False)
 
-    first = either.studio.runner(job_of(either, path), listener=stop, leaves_run=lambda: True)
+    first = either.studio.runner(spec_of(either, path), listener=stop, leaves_run=lambda: True)
     with pytest.raises(RunTakenOverError):
         first.run()
     lines: list[str] = []
-    log = LiveLog(lambda level, line: lines.append(line))
-    assert either.studio.runner(job_of(either, path), listener=log).run().resumed
+    log = RunLog(lambda level, line: lines.append(line))
+    assert either.studio.runner(spec_of(either, path), listener=log).run().resumed
     assert read(either, "ran") == ONCE
     before = lines[: lines.index("reattached: 2 of 4 cells had run")]
     assert [line.partition(" had run in ")[0] for line in before if " had run in " in line] == [
@@ -188,7 +188,7 @@ def test_ended_for_good_while_it_shows_what_had_run(
 
 def test_who_stops_it_for_good_is_not_asked_about_it(space: Bench) -> None:
     path = space.write(*CELLS)
-    runner = runner_of(space, job_of(space, path))
+    runner = runner_of(space, spec_of(space, path))
     space.once(ev.CellStarted, lambda: runner.stop("enough"))
     with pytest.raises(RunKilledError):
         runner.run()
@@ -201,7 +201,7 @@ def test_an_error_that_nobody_has_foreseen(
     space: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, left: bool
 ) -> None:
     path = space.write(*CELLS)
-    runner = runner_of(space, job_of(space, path), left=left)
+    runner = runner_of(space, spec_of(space, path), left=left)
 
     def failing(*_: object) -> None:
         if len(read(space, "ran")) >= 2:
@@ -221,11 +221,11 @@ def test_an_error_that_nobody_has_foreseen(
 def test_stopped_while_it_reattaches(space: Bench, monkeypatch: pytest.MonkeyPatch, left: bool) -> None:
     """The second try's worker is taken away as well, while it opens the websocket."""
     path = space.write(*CELLS)
-    job = job_of(space, path)
-    leave_in_first_cell(space, job)
+    spec = spec_of(space, path)
+    leave_in_first_cell(space, spec)
 
-    second = runner_of(space, job, left=left)
-    attach, connect = KernelLease.attach, websocket.connect
+    second = runner_of(space, spec, left=left)
+    attach, connect = RemoteKernel.attach, websocket.connect
 
     def attached(*arguments: Any) -> Any:
         second.stop("SIGTERM", for_good=False)
@@ -236,7 +236,7 @@ def test_stopped_while_it_reattaches(space: Bench, monkeypatch: pytest.MonkeyPat
         return connect(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(KernelLease, "attach", attached)
+        patch.setattr(RemoteKernel, "attach", attached)
         patch.setattr(websocket, "connect", slow)
         with pytest.raises(RunTakenOverError if left else RunKilledError):
             second.run()
@@ -249,7 +249,7 @@ def test_stopped_while_it_reattaches(space: Bench, monkeypatch: pytest.MonkeyPat
 
 def test_stopped_while_the_connection_is_lost(space: Bench) -> None:
     path = space.write(*CELLS)
-    runner = runner_of(space, job_of(space, path))
+    runner = runner_of(space, spec_of(space, path))
 
     def cut_and_stop() -> None:
         the_second_cell_runs(space)
@@ -278,8 +278,8 @@ def at_the_end(runner: NotebookRunner, tell: Callable[[ev.Event], None]) -> Call
 def test_stopped_when_its_last_cell_has_ended(space: Bench, monkeypatch: pytest.MonkeyPatch, saves: bool) -> None:
     """That it is complete is saved before the kernel is removed; where that fails, the kernel stays."""
     path = space.write(*CELLS)
-    job = job_of(space, path, will_retry=True, retry_series="a", try_number=1)
-    runner = runner_of(space, job)
+    spec = spec_of(space, path, will_retry=True, retry_series="a", try_number=1)
+    runner = runner_of(space, spec)
     runner._listener = at_the_end(runner, space.listen)  # type: ignore[assignment]
     if saves:
         assert runner.run().status == "success"
@@ -315,14 +315,14 @@ class TestEndedUntold:
     @both_ways
     def test_a_later_try_tells_it(self, space: Bench, caplog: pytest.LogCaptureFixture) -> None:
         path = space.write(*CELLS)
-        job = job_of(space, path, retry_series="a", try_number=1)
-        first = space.run_job(job, space.listen)
+        spec = spec_of(space, path, retry_series="a", try_number=1)
+        first = space.run_spec(spec, space.listen)
         starts: list[str] = []
         space.local.on_request(lambda method, url: starts.append(url) if method == "POST" else None)
         with caplog.at_level(logging.WARNING):
             lines: list[str] = []
-            log = LiveLog(lambda level, line: lines.append(line))
-            second = space.studio.runner(replace(job, try_number=2), listener=log).run()
+            log = RunLog(lambda level, line: lines.append(line))
+            second = space.studio.runner(replace(spec, try_number=2), listener=log).run()
         assert second.resumed
         # The earlier process may have been unable to log as well.
         assert [line for line in lines if line in ONCE] == ONCE
@@ -347,9 +347,9 @@ class TestEndedUntold:
     )
     def test_else_it_is_run_again(self, space: Bench, changes: dict[str, Any]) -> None:
         path = space.write("_ = open('ran', 'a').write('x')")
-        job = job_of(space, path, retry_series="a", try_number=1)
-        space.studio.runner(job).run()
-        assert not space.studio.runner(replace(job, **changes)).run().resumed
+        spec = spec_of(space, path, retry_series="a", try_number=1)
+        space.studio.runner(spec).run()
+        assert not space.studio.runner(replace(spec, **changes)).run().resumed
         assert read(space, "ran") == ["xx"]
         space.assert_clean()
 
@@ -363,11 +363,11 @@ class TestEndedUntold:
 
     def test_a_hand_over_of_another_version(self, space: Bench) -> None:
         """It lies in the database while the package is brought up to date, or back."""
-        handover = begin(space, job_of(space, space.write(*CELLS)), space.listen)
+        handover = begin(space, spec_of(space, space.write(*CELLS)), space.listen)
         assert isinstance(handover, Handover)
         plain = handover.as_dict()
-        del plain["job"]["retry_series"], plain["job"]["try_number"], plain["job"]["retries"]
-        plain["newer"] = plain["job"]["newer"] = 1  # and of a version to come
+        del plain["spec"]["retry_series"], plain["spec"]["try_number"], plain["spec"]["retries"]
+        plain["newer"] = plain["spec"]["newer"] = 1  # and of a version to come
         assert watch(space, Handover.from_dict(plain)).status == "success"
         assert_ran_once(space)
 
@@ -381,34 +381,34 @@ def test_who_knows_that_no_try_follows_keeps_no_kernel(space: Bench, follows: bo
         return follows
 
     path = space.write("x = 1", "x / 0")
-    job = job_of(space, path, resume="failed_cell", will_retry=True)
+    spec = spec_of(space, path, resume="failed_cell", will_retry=True)
     with pytest.raises(CellError):
-        space.studio.runner(job, try_follows=try_follows).run()
+        space.studio.runner(spec, try_follows=try_follows).run()
     assert [type(error) for error in told] == [CellError]
     assert len(space.local.kernels()) == int(follows)
-    space.studio.remove_run(job)
+    space.studio.remove_run(spec)
     space.assert_clean()
 
 
 def test_what_was_kept_for_a_next_try_is_removed_with_its_app(either: Bench) -> None:
-    job = job_of(either, either.write("1/0"), resume="failed_cell", will_retry=True)
+    spec = spec_of(either, either.write("1/0"), resume="failed_cell", will_retry=True)
     with pytest.raises(CellError):
-        either.studio.runner(job).run()
+        either.studio.runner(spec).run()
     assert bool(either.kernel_apps()) is either.studio.server.classic
     assert len(either.local.kernels()) == 1
-    either.studio.remove_run(job)
+    either.studio.remove_run(spec)
     either.assert_clean()
 
 
 def test_a_last_try_that_comes_to_nothing_takes_along_what_an_earlier_one_has_left(either: Bench) -> None:
     path = either.write(*CELLS)
-    job = job_of(either, path, will_retry=True)
-    leave_in_first_cell(either, job)
+    spec = spec_of(either, path, will_retry=True)
+    leave_in_first_cell(either, spec)
     (either.path / "work.ipynb").rename(either.path / "away.ipynb")
     for follows in (True, False):
         assert len(either.local.kernels()) == 1
         with pytest.raises(NotebookNotFoundError):
-            either.studio.runner(replace(job, will_retry=follows)).run()
+            either.studio.runner(replace(spec, will_retry=follows)).run()
     either.assert_clean()
 
 
@@ -428,7 +428,7 @@ def test_a_second_signal_before_it_is_decided(space: Bench, left: bool) -> None:
         return left
 
     path = space.write(*CELLS)
-    runner = space.studio.runner(job_of(space, path), listener=space.listen, leaves_run=leaves_run)
+    runner = space.studio.runner(spec_of(space, path), listener=space.listen, leaves_run=leaves_run)
     space.once(ev.CellStarted, lambda: runner.stop("SIGTERM", for_good=False))
     with pytest.raises(SecondSignal):
         runner.run()
@@ -444,8 +444,8 @@ def test_a_failed_cell_keeps_its_kernel_when_the_process_ends_just_then(
     space: Bench, monkeypatch: pytest.MonkeyPatch, left: bool
 ) -> None:
     path = space.write("open('ran', 'a').write('a ')", "open('ran', 'a').write('b ')\nopen('there')")
-    job = job_of(space, path, resume="failed_cell", will_retry=True)
-    runner = runner_of(space, job, left=left)
+    spec = spec_of(space, path, resume="failed_cell", will_retry=True)
+    runner = runner_of(space, spec, left=left)
     save = NotebookSaver.save_last
 
     def stopped(*arguments: Any, **options: Any) -> None:
@@ -465,7 +465,7 @@ def test_a_failed_cell_keeps_its_kernel_when_the_process_ends_just_then(
 
 def test_a_run_that_no_later_try_wants_is_not_left(space: Bench) -> None:
     path = space.write(*CELLS)
-    runner = runner_of(space, job_of(space, path, resume="never"))
+    runner = runner_of(space, spec_of(space, path, resume="never"))
     space.once(ev.CellStarted, lambda: runner.stop("SIGTERM", for_good=False))
     with pytest.raises(RunKilledError):
         runner.run()
@@ -477,22 +477,22 @@ def test_an_earlier_process_ends_the_run_while_a_later_one_reattaches(
 ) -> None:
     """A frozen worker is continued just then; what it has completed is neither overwritten nor run again."""
     path = space.write(*CELLS)
-    job = job_of(space, path)
-    leave_in_first_cell(space, job)
-    attach = KernelLease.attach
+    spec = spec_of(space, path)
+    leave_in_first_cell(space, spec)
+    attach = RemoteKernel.attach
 
     def late(*arguments: Any) -> Any:
-        monkeypatch.setattr(KernelLease, "attach", attach)
+        monkeypatch.setattr(RemoteKernel, "attach", attach)
         # Under the name that the session has, as a process does that never knew of another one.
-        continued = runner_of(space, job)
+        continued = runner_of(space, spec)
         (session,) = space.studio.server.sessions()
         continued._owner = owner_of(session["name"])[0] or ""
-        continued._lease._owner = continued._owner
+        continued._kernel.ownership._owner = continued._owner
         assert continued.run().status == "success"
         return attach(*arguments)
 
-    monkeypatch.setattr(KernelLease, "attach", late)
-    result = runner_of(space, job).run()
+    monkeypatch.setattr(RemoteKernel, "attach", late)
+    result = runner_of(space, spec).run()
     assert (result.status, result.resumed) == ("success", True)
     assert space.executed().metadata["smstudio"]["run"]["state"] == "completed"
     assert_ran_once(space)

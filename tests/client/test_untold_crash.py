@@ -13,7 +13,7 @@ from client_bench import Bench, both_ways
 from faults import hurry
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import KernelDiedError, RunKilledError, ServerError
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter import kernel_probe
@@ -117,7 +117,7 @@ def test_a_kill_in_the_middle_of_a_look_leaves_no_second_kernel(
         return ask(second, "import time; time.sleep(30)")
 
     monkeypatch.setattr(SecondKernel, "ask", slowly)
-    run = bench.studio.runner(NotebookJob(bench.write(HOLDS.format(10))))
+    run = bench.studio.runner(RunSpec(bench.write(HOLDS.format(10))))
 
     def kill() -> None:
         assert asked.wait(30)
@@ -131,12 +131,12 @@ def test_a_kill_in_the_middle_of_a_look_leaves_no_second_kernel(
 
 def test_a_look_that_a_lost_process_has_left_is_removed_by_the_next_try(bench: Bench) -> None:
     path = bench.write("print(1)")
-    job = NotebookJob(path, run_key=bench.folder)
-    runner = bench.studio.runner(job)
+    spec = RunSpec(path, run_key=bench.folder)
+    runner = bench.studio.runner(spec)
     left = SecondKernel(bench.studio.server, runner._who.look_path(path))
     left.__enter__()
-    assert left._channel is not None
-    left._channel.close()
+    assert left._websocket is not None
+    left._websocket.close()
     assert len(bench.local.sessions()) == 1
     assert runner.run().status == "success"
     bench.assert_clean()

@@ -9,7 +9,7 @@ import pytest
 from client_bench import Bench, client_of
 from scripted_door import Door, open_door
 
-from airflow_provider_smstudio.studio import NotebookJob, Studio
+from airflow_provider_smstudio.studio import RunSpec, Studio
 from airflow_provider_smstudio.studio.errors import (
     ControlPlaneError,
     InvalidInputError,
@@ -41,14 +41,14 @@ def studio(space: Bench, s3: Door) -> Iterator[Studio]:
         client.close()
 
 
-def job(space: Bench, url: str) -> NotebookJob:
-    return NotebookJob(f"{space.folder}/from/s3.ipynb", upload_from=url)
+def spec(space: Bench, url: str) -> RunSpec:
+    return RunSpec(f"{space.folder}/from/s3.ipynb", upload_from=url)
 
 
 def test_an_object_is_copied_into_new_folders_and_run(space: Bench, s3: Door, studio: Studio) -> None:
     text = (space.local.home / space.write("print('from S3')")).read_text()
     s3.answers["/bucket/some%20where/a.ipynb"] = (200, {}, text)
-    result = studio.runner(job(space, "s3://bucket/some where/a.ipynb")).run()
+    result = studio.runner(spec(space, "s3://bucket/some where/a.ipynb")).run()
     assert space.executed(result.output_path).cells[0].outputs[0]["text"] == "from S3\n"
     space.assert_clean()
 
@@ -56,7 +56,7 @@ def test_an_object_is_copied_into_new_folders_and_run(space: Bench, s3: Door, st
 def test_a_missing_object(space: Bench, s3: Door, studio: Studio) -> None:
     s3.answers["/bucket/none.ipynb"] = (404, {}, MISSING)
     with pytest.raises(NotebookNotFoundError, match="there is no 's3://bucket/none.ipynb' in S3: NoSuchKey"):
-        studio.runner(job(space, "s3://bucket/none.ipynb"))
+        studio.runner(spec(space, "s3://bucket/none.ipynb"))
 
 
 def test_an_object_that_may_not_be_read(space: Bench, s3: Door, studio: Studio) -> None:
@@ -64,16 +64,16 @@ def test_an_object_that_may_not_be_read(space: Bench, s3: Door, studio: Studio) 
     with pytest.raises(
         ControlPlaneError, match=r"could not be read from S3: AccessDenied\. The role needs s3:GetObject"
     ):
-        studio.runner(job(space, "s3://bucket/none.ipynb"))
+        studio.runner(spec(space, "s3://bucket/none.ipynb"))
 
 
 def test_an_object_that_is_no_notebook(space: Bench, s3: Door, studio: Studio) -> None:
     s3.answers["/bucket/data.csv"] = (200, {}, "a,b\n1,2\n")
     with pytest.raises(NotANotebookError, match="'s3://bucket/data.csv' is not a valid notebook"):
-        studio.runner(job(space, "s3://bucket/data.csv"))
+        studio.runner(spec(space, "s3://bucket/data.csv"))
     assert not (space.path / "from").exists()
 
 
 def test_without_a_client_for_s3(space: Bench) -> None:
     with pytest.raises(InvalidInputError, match="no s3_client_factory was given"):
-        space.studio.runner(job(space, "s3://bucket/a.ipynb"))
+        space.studio.runner(spec(space, "s3://bucket/a.ipynb"))

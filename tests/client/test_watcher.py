@@ -21,7 +21,7 @@ from deferred import begin, plain, run_deferred, watch, watching
 from faults import CELLS, EXPECTED, RAN_ONCE, hurry, printed, ran, wait_for
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio import NotebookJob, RunResult
+from airflow_provider_smstudio.studio import RunResult, RunSpec
 from airflow_provider_smstudio.studio.errors import (
     CellError,
     CellTimeoutError,
@@ -32,7 +32,7 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.protocol import kernel_record
-from airflow_provider_smstudio.studio.runs import identity, watcher
+from airflow_provider_smstudio.studio.runs import saved_run, watcher
 from airflow_provider_smstudio.studio.runs.handover import Handover
 from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
@@ -41,13 +41,13 @@ SLEEPS = "open('began', 'w').close()\nimport time\nprint('on', flush=True)\ntime
 
 def handed(bench: Bench, *cells: str, after: float = 0.0, **arguments: object) -> Handover:
     """Begin a run that is not over when the worker leaves it."""
-    begun = begin(bench, NotebookJob(bench.write(*cells), **arguments), bench.listen, after)  # type: ignore[arg-type]
+    begun = begin(bench, RunSpec(bench.write(*cells), **arguments), bench.listen, after)  # type: ignore[arg-type]
     assert isinstance(begun, Handover)
     return begun
 
 
 def test_a_short_notebook_is_never_handed_over(either: Bench) -> None:
-    begun = begin(either, NotebookJob(either.write("print('short')")), either.listen, after=60)
+    begun = begin(either, RunSpec(either.write("print('short')")), either.listen, after=60)
     assert isinstance(begun, RunResult)
     assert begun.cells_executed == 1
     either.assert_clean()
@@ -67,7 +67,7 @@ def test_what_is_handed_over_is_small_and_holds_no_parameter(space: Bench) -> No
 def test_nothing_is_lost_or_shown_twice_on_the_way(either: Bench, after: float) -> None:
     lines = "import time\nfor i in range(1500):\n    print(i, flush=True)\n    time.sleep(0.002)"
     either.deferred = True
-    result = run_deferred(either, NotebookJob(either.write("x = 1", lines, "print(x)")), either.listen, after)
+    result = run_deferred(either, RunSpec(either.write("x = 1", lines, "print(x)")), either.listen, after)
     expected = "".join(f"{i}\n" for i in range(1500))
     assert either.executed(result.output_path).cells[1].outputs[0]["text"] == expected
     shown = "".join(event.output["text"] for event in either.of_type(ev.CellOutput) if event.cell.number == 2)
@@ -92,7 +92,7 @@ def test_nothing_is_lost_on_the_way_where_the_server_replays_nothing(
     if not record:
         monkeypatch.setattr(kernel_record, "supported", lambda info: False)
     lines = "import time\nfor i in range(1000):\n    print(i, flush=True)\n    time.sleep(0.002)"
-    result = run_deferred(bench, NotebookJob(bench.write("x = 1", lines, "print(x)")), bench.listen, after)
+    result = run_deferred(bench, RunSpec(bench.write("x = 1", lines, "print(x)")), bench.listen, after)
     expected = "".join(f"{i}\n" for i in range(1000))
     assert bench.executed(result.output_path).cells[1].outputs[0]["text"] == expected
     shown = "".join(event.output["text"] for event in bench.of_type(ev.CellOutput) if event.cell.number == 2)
@@ -106,14 +106,14 @@ def test_the_source_may_change_while_the_run_is_deferred(space: Bench) -> None:
     handover = handed(space, "import time; time.sleep(1)", "print('as it was')")
     space.write("print('changed')")
     assert watch(space, handover).cells_executed == 2
-    assert space.executed(str(handover.job.output_path)).cells[1].outputs[0]["text"] == "as it was\n"
+    assert space.executed(str(handover.spec.output_path)).cells[1].outputs[0]["text"] == "as it was\n"
 
 
 def test_a_cells_error_is_the_runs(either: Bench) -> None:
     handover = handed(either, "import time; time.sleep(1)", "1/0", "print('never')")
     with pytest.raises(CellError, match="cell 2/3 raised ZeroDivisionError") as caught:
         watch(either, handover)
-    assert caught.value.output_path == handover.job.output_path
+    assert caught.value.output_path == handover.spec.output_path
     assert "division" in caught.value.traceback
     either.assert_clean()
 
@@ -125,8 +125,8 @@ def test_a_failing_cell_keeps_its_kernel_for_the_next_try(space: Bench) -> None:
         watch(space, handover)
     assert len(space.local.kernels()) == 1
     (space.path / "mended").touch()
-    job = replace(handover.job, parameters={}, will_retry=False)
-    result = space.studio.runner(job).run()
+    spec = replace(handover.spec, parameters={}, will_retry=False)
+    result = space.studio.runner(spec).run()
     assert result.resumed
     assert result.cells_executed == 4
     space.assert_clean()
@@ -181,7 +181,7 @@ def test_kill_before_it_was_watched_over(either: Bench) -> None:
     notebook = either.executed()
     assert notebook.metadata["smstudio"]["run"]["state"] == "killed"
     assert [cell.metadata["papermill"]["status"] for cell in notebook.cells] == ["failed", "pending"]
-    assert isinstance(identity.error_of(notebook), RunKilledError)
+    assert isinstance(saved_run.error_of(notebook), RunKilledError)
     either.assert_clean()
 
 
@@ -190,7 +190,7 @@ def test_kill_before_it_was_watched_over_keeps_how_it_ended(either: Bench) -> No
     handover = handed(either, SLEEPS, "print('never')")
     notebook = either.executed()
     notebook.metadata["smstudio"]["run"]["state"] = "failed"
-    nbformat.write(notebook, either.local.home / handover.job.output_path)
+    nbformat.write(notebook, either.local.home / handover.spec.output_path)
     asyncio.run(watching(either, handover, lambda it: it.kill("the task was killed"), either.listen))
     assert either.executed().metadata["smstudio"]["run"]["state"] == "failed"
     either.assert_clean()
@@ -239,7 +239,7 @@ def test_the_kernel_is_gone_when_the_watcher_comes(either: Bench) -> None:
         watch(either, handover)
     notebook = either.executed()
     assert notebook.metadata["smstudio"]["run"]["state"] == "failed"
-    assert isinstance(identity.error_of(notebook), KernelDiedError)
+    assert isinstance(saved_run.error_of(notebook), KernelDiedError)
 
 
 @pytest.mark.parametrize("end", ["success", "error", "killed"])

@@ -14,7 +14,7 @@ import boto3
 from airflow_provider_smstudio.studio import Studio
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.runs.handover import Handover
-from airflow_provider_smstudio.studio.runs.shared import Hub
+from airflow_provider_smstudio.studio.runs.shared import SharedResources
 from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
 
@@ -30,7 +30,7 @@ async def main() -> None:
     async def make() -> Studio:
         return Studio(boto3.client("sagemaker"), **asked["options"])
 
-    async with Hub.use() as hub, hub.studio("one", make) as shared:
+    async with SharedResources.use() as hub, hub.studio("one", make) as shared:
         watcher = NotebookWatcher(hub, shared, Handover.from_dict(asked["run"]), listener=say)
         await watcher.watch()
         await watcher.leave()

@@ -1,6 +1,6 @@
 """A worker that a test can kill: runs one notebook in a process of its own.
 
-Its argument is JSON with ``options`` for the client and ``job`` for the notebook, and where these shall be others
+Its argument is JSON with ``options`` for the client and ``spec`` for the notebook, and where these shall be others
 than usual ``run_options`` and ``channel``: the limits by which it notices what is broken. It prints each event's
 name, and at the end the result or the error; on SIGUSR1 it shows where its threads are.
 """
@@ -16,13 +16,13 @@ from dataclasses import replace
 
 import boto3
 
-from airflow_provider_smstudio.studio import NotebookJob, Studio
+from airflow_provider_smstudio.studio import RunSpec, Studio
 from airflow_provider_smstudio.studio.errors import StudioError
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter import websocket
 from airflow_provider_smstudio.studio.runs import handover
-from airflow_provider_smstudio.studio.runs.log import LiveLog
+from airflow_provider_smstudio.studio.runs.log import RunLog
 
 
 def main() -> None:
@@ -34,14 +34,14 @@ def main() -> None:
     quick = RunOptions(**asked.get("run_options", {}))
     handover.RunOptions = lambda **given: replace(quick, **given)
     studio = Studio(boto3.client("sagemaker"), **asked["options"])
-    live = LiveLog(lambda level, line: say(line))
+    live = RunLog(lambda level, line: say(line))
 
     def listener(event: ev.Event) -> None:
         live(event)
         say(f"event {type(event).__name__}")
 
     try:
-        result = studio.runner(NotebookJob(**asked["job"]), listener=listener).run()
+        result = studio.runner(RunSpec(**asked["spec"]), listener=listener).run()
     except StudioError as error:
         say(f"error {type(error).__name__}: {error}")
     else:

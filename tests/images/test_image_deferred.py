@@ -13,7 +13,7 @@ from image_bench import CRASH_LIMIT, kernel_of, papermill, state_of, stays, when
 from test_reattach import text_of
 from test_watcher import handed
 
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import KernelDiedError
 from airflow_provider_smstudio.studio.execution import events as ev
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.ci
 
 class TestDeferred:
     def test_to_its_end(self, bench: Bench) -> None:
-        result = run_deferred(bench, NotebookJob(bench.write(*CELLS)), bench.listen)
+        result = run_deferred(bench, RunSpec(bench.write(*CELLS)), bench.listen)
         assert (result.status, result.cells_executed, result.incomplete_cells) == ("success", 3, [])
         assert ran(bench) == RAN_ONCE
         assert printed(bench) == EXPECTED

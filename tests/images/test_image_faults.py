@@ -12,7 +12,7 @@ from faults import CELLS, EXPECTED, RAN_ONCE, at, printed, ran, wait_for
 from image_bench import CRASH_LIMIT, kernel_of, papermill, state_of, stays, when_begun
 from test_reattach import COUNTING, FIRST, Worker, assert_counted_once, read, resume, text_of
 
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import KernelDiedError
 from airflow_provider_smstudio.studio.execution import events as ev
 
@@ -67,7 +67,7 @@ class TestCutWebsocket:
         self.run(impatient, at("while it prints", impatient, leave))
 
     def run(self, bench: Bench, listener: Callable[[ev.Event], None]) -> None:
-        bench.run_job(NotebookJob(bench.write(*CELLS)), listener)
+        bench.run_spec(RunSpec(bench.write(*CELLS)), listener)
         assert ran(bench) == RAN_ONCE
         assert printed(bench) == EXPECTED
         assert bench.of_type(ev.OutputLost) == []

@@ -12,7 +12,7 @@ from faults import wait_for
 from image_bench import kernel_of, papermill, state_of
 from test_reattach import COUNTING, FIRST, Worker, assert_counted_once, read, resume, text_of
 
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import RunKilledError, RunTakenOverError
 from airflow_provider_smstudio.studio.execution import events as ev
 
@@ -76,7 +76,7 @@ class TestGivenUp:
         self, bench: Bench, worker: Callable[..., Worker], caplog: pytest.LogCaptureFixture
     ) -> None:
         path = bench.write(*CELLS)
-        runner = bench.studio.runner(NotebookJob(path, run_key=bench.folder, will_retry=True))
+        runner = bench.studio.runner(RunSpec(path, run_key=bench.folder, will_retry=True))
         ends: list[object] = []
 
         def run() -> None:

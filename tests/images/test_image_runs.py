@@ -13,7 +13,7 @@ from image_bench import kernel_of, papermill, state_of, stays, when_begun
 from nbformat.v4 import new_code_cell
 from test_reattach import text_of
 
-from airflow_provider_smstudio.studio import NotebookJob
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import CellError, CellTimeoutError, RunKilledError
 from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
 
@@ -81,7 +81,7 @@ class TestEnds:
     @pytest.mark.ci
     def test_a_run_that_is_stopped(self, bench: Bench) -> None:
         path = bench.write(stays(60), "print('never')")
-        runner = bench.studio.runner(NotebookJob(path), listener=bench.listen)
+        runner = bench.studio.runner(RunSpec(path), listener=bench.listen)
         moments = when_begun(bench, lambda: runner.stop("enough"))
         with pytest.raises(RunKilledError, match="enough"):
             runner.run()
@@ -130,8 +130,8 @@ class TestManyRuns:
         def run(n: int) -> str:
             studio = client_of(bench.local)
             try:
-                job = NotebookJob(path, parameters={"n": n}, output_path=f"{bench.folder}/out-{n}.ipynb")
-                runner = studio.runner(job)
+                spec = RunSpec(path, parameters={"n": n}, output_path=f"{bench.folder}/out-{n}.ipynb")
+                runner = studio.runner(spec)
                 runners.append(runner)
                 return runner.run().status
             finally:

@@ -13,7 +13,7 @@ from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.jupyter import idle_shutdown
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import notes_activity
 from airflow_provider_smstudio.studio.runs import handover
-from airflow_provider_smstudio.studio.runs.log import LiveLog
+from airflow_provider_smstudio.studio.runs.log import RunLog
 
 PRINTS = "open('began', 'w').close()\nfor i in range(100):\n    print(i, flush=True)\n    time.sleep(0.05)"
 
@@ -39,7 +39,7 @@ class TestTold:
         quick = handover.RunOptions
         monkeypatch.setattr(handover, "RunOptions", lambda **given: quick(**{**given, "record": False}))
         lines: list[str] = []
-        live = LiveLog(lambda level, line: lines.append(line))
+        live = RunLog(lambda level, line: lines.append(line))
 
         def away() -> None:
             wait_for((impatient.path / "began").exists)
@@ -52,9 +52,9 @@ class TestTold:
             live(event)
             impatient.listen(event)
 
-        job = handover.NotebookJob(impatient.write(f"import time\n{PRINTS}", "print('two')"))
+        spec = handover.RunSpec(impatient.write(f"import time\n{PRINTS}", "print('two')"))
         threading.Thread(target=away).start()
-        result = impatient.run_job(job, listen)
+        result = impatient.run_spec(spec, listen)
         assert (result.status, result.cells_executed, result.incomplete_cells) == ("success", 2, [1])
         assert len([line for line in lines if "OUTPUT LOST" in line]) == 1
         assert "output_lost" in impatient.executed().cells[0].metadata["smstudio"]

@@ -26,7 +26,7 @@ from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.execution.run import NotebookRun
 from airflow_provider_smstudio.studio.protocol.kernel_record import HOUSEKEEPING
 from airflow_provider_smstudio.studio.protocol.kernel_record_source import Record, Recorder
-from airflow_provider_smstudio.studio.runs import identity
+from airflow_provider_smstudio.studio.runs import identity, saved_run
 
 SESSION = "my-session"
 WHO = identity.Identity("0" * 32, "run")
@@ -335,7 +335,7 @@ class World:
         tags = [["raises-exception"] if cell["fails"] == "tolerated" else [] for cell in self.cells]
         sources = [code(json.dumps(cell), *tag) for cell, tag in zip(self.cells, tags, strict=True)]
         self.prepared = prepared(*sources)
-        identity.begin(self.prepared, WHO, "digest")
+        saved_run.begin(self.prepared, WHO, "digest")
         self.options = RunOptions(**{"reconnect_timeout": 10**6, **(options or {})})
         self.disk = None
         self.announced = None
@@ -385,7 +385,7 @@ class World:
         notebook = deepcopy(self.prepared)
         if resumed:
             self.note("worker", self.incarnation, "announced", self.announced)
-            identity.take_over(notebook, deepcopy(self.disk))
+            saved_run.take_over(notebook, deepcopy(self.disk))
         self.run = NotebookRun(
             notebook,
             session_id=SESSION,

@@ -8,14 +8,14 @@ import pytest
 from nbformat.v4 import new_markdown_cell, new_output
 from run_driver import code, prepared
 
-from airflow_provider_smstudio.studio.runs import identity as checkpoint
-from airflow_provider_smstudio.studio.runs.identity import identity, is_our_session, owner_of
+from airflow_provider_smstudio.studio.runs import identity, saved_run
+from airflow_provider_smstudio.studio.runs.identity import identity_of, is_our_session, owner_of
 
 # --- Who
 
 
 def test_a_key_makes_the_same_run_at_every_try():
-    first, second = identity("dag/task/run/1", "name"), identity("dag/task/run/1", "name")
+    first, second = identity_of("dag/task/run/1", "name"), identity_of("dag/task/run/1", "name")
     assert first == second
     assert first.key == "48db2e39acb3a264bd3e955367482ffa"
     assert first.client_session == second.client_session
@@ -24,7 +24,7 @@ def test_a_key_makes_the_same_run_at_every_try():
 
 def test_other_keys_make_other_runs():
     keys = ["a", "b", "a ", "A", "a/b", "ü", "\udcff", "a" * 10_000]
-    runs = [identity(key, "same name") for key in keys]
+    runs = [identity_of(key, "same name") for key in keys]
     assert len({run.key for run in runs}) == len(keys)
     assert len({run.client_session for run in runs}) == len(keys)
     assert len({run.session_path("n.ipynb") for run in runs}) == len(keys)
@@ -32,12 +32,12 @@ def test_other_keys_make_other_runs():
 
 @pytest.mark.parametrize("key", [None, ""])
 def test_a_run_without_a_key_is_nobody_elses(key):
-    assert identity(key, "x").key != identity(key, "x").key
-    assert len(identity(key, "x").key) == 32
+    assert identity_of(key, "x").key != identity_of(key, "x").key
+    assert len(identity_of(key, "x").key) == 32
 
 
 def test_the_client_session_tells_the_key_to_nobody():
-    run = identity("key", "name")
+    run = identity_of("key", "name")
     assert run.key not in run.client_session
     assert len(run.client_session) == 32
 
@@ -47,7 +47,7 @@ def test_the_client_session_tells_the_key_to_nobody():
 
 @pytest.mark.parametrize("path", ["a.ipynb", "reports/a.ipynb", "reports/2026/täglich + mehr.ipynb", "no-suffix"])
 def test_a_sessions_path_is_in_the_notebooks_folder_and_recognised(path):
-    made = identity("key", "name").session_path(path)
+    made = identity_of("key", "name").session_path(path)
     assert made.rpartition("/")[0] == path.rpartition("/")[0]
     assert is_our_session(made)
 
@@ -78,10 +78,10 @@ def test_somebody_elses_session_is_not_taken_for_ours(path):
 @pytest.mark.parametrize("cell", [None, 0, 12])
 @pytest.mark.parametrize("since", [None, 1794000000])
 def test_a_sessions_name_tells_its_owner_and_the_cell(name, cell, since):
-    made = identity("key", name).session_name("0123456789ab", cell, since=since)
+    made = identity_of("key", name).session_name("0123456789ab", cell, since=since)
     assert made.startswith(name)
     assert owner_of(made) == ("0123456789ab", cell)
-    assert checkpoint.watched_since(made) == since
+    assert identity.watched_since(made) == since
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_sessions_name_tells_its_owner_and_the_cell(name, cell, since):
 )
 def test_other_names_tell_nothing(name):
     assert owner_of(name) == (None, None)
-    assert checkpoint.watched_since(name) is None
+    assert identity.watched_since(name) is None
 
 
 # --- What is run
@@ -97,7 +97,7 @@ def test_other_names_tell_nothing(name):
 
 def test_the_fingerprint_is_that_of_what_is_run():
     def of(*cells, kernel="python3", parameters=None):
-        return checkpoint.fingerprint(prepared(*cells), kernel, parameters or {})
+        return saved_run.fingerprint(prepared(*cells), kernel, parameters or {})
 
     assert of("a", "b") == of("a", "b")
     others = [
@@ -116,7 +116,7 @@ def test_the_fingerprint_is_that_of_what_is_run():
 
 def test_outputs_and_parameters_order_do_not_matter_to_the_fingerprint():
     shown = prepared(code("a", outputs=[new_output("stream", text="x")]))
-    assert checkpoint.fingerprint(shown, "k", {"x": 1, "y": 2}) == checkpoint.fingerprint(
+    assert saved_run.fingerprint(shown, "k", {"x": 1, "y": 2}) == saved_run.fingerprint(
         prepared("a"), "k", {"y": 2, "x": 1}
     )
 
@@ -126,7 +126,7 @@ def test_outputs_and_parameters_order_do_not_matter_to_the_fingerprint():
 
 def begun(*cells, state=None, key="key", digest="digest"):
     notebook = prepared(*(cells or ("a", new_markdown_cell("text"), "b")))
-    checkpoint.begin(notebook, identity(key, "name"), digest)
+    saved_run.begin(notebook, identity_of(key, "name"), digest)
     if state is not None:
         notebook.metadata["smstudio"]["run"]["state"] = state
     return notebook
@@ -136,14 +136,14 @@ def begun(*cells, state=None, key="key", digest="digest"):
 @pytest.mark.parametrize("resume", ["auto", "failed_cell"])
 def test_a_run_that_may_go_on(state, resume):
     saved = begun(state=state)
-    assert checkpoint.state_of(saved) == state
-    assert checkpoint.why_not(saved, begun(), resume=resume) is None
+    assert saved_run.state_of(saved) == state
+    assert saved_run.why_not(saved, begun(), resume=resume) is None
 
 
 def test_a_failed_cell_is_gone_on_from_where_that_is_asked_for():
     saved = begun(state="cell-failed")
-    assert checkpoint.why_not(saved, begun(), resume="failed_cell") is None
-    assert "resume='failed_cell'" in checkpoint.why_not(saved, begun(), resume="auto")
+    assert saved_run.why_not(saved, begun(), resume="failed_cell") is None
+    assert "resume='failed_cell'" in saved_run.why_not(saved, begun(), resume="auto")
 
 
 def without_records():
@@ -178,16 +178,16 @@ def without_head():
 )
 @pytest.mark.parametrize("resume", ["auto", "failed_cell"])
 def test_why_a_run_is_not_gone_on_with(saved, reason, resume):
-    assert reason in checkpoint.why_not(saved, begun(), resume=resume)
-    assert checkpoint.why_not(saved, begun(), resume="never") == "resume is 'never'"
+    assert reason in saved_run.why_not(saved, begun(), resume=resume)
+    assert saved_run.why_not(saved, begun(), resume="never") == "resume is 'never'"
 
 
 @pytest.mark.parametrize("own", [None, "x", [], {"run": "x"}, {"run": None}])
 def test_odd_metadata_is_no_run(own):
     saved = begun(state="running")
     saved.metadata["smstudio"] = own
-    assert checkpoint.state_of(saved) == ""
-    assert checkpoint.why_not(saved, begun(), resume="auto") is not None
+    assert saved_run.state_of(saved) == ""
+    assert saved_run.why_not(saved, begun(), resume="auto") is not None
 
 
 # --- Taking over
@@ -205,7 +205,7 @@ def test_taking_over_puts_what_was_saved_into_the_notebook():
     first.metadata["smstudio"] = {"msg_id": "m", "attempt": 2}
     first.metadata["execution"] = {"iopub.status.busy": "t"}
     notebook = begun()
-    checkpoint.take_over(notebook, saved)
+    saved_run.take_over(notebook, saved)
     cell = notebook.cells[0]
     assert (cell.outputs[0].text, cell.execution_count) == ("x", 4)
     assert cell.metadata["papermill"]["status"] == "completed"
@@ -226,7 +226,7 @@ def test_a_cell_that_failed_becomes_one_that_has_not_run_under_the_next_number(o
     if own is not None:
         cell.metadata["smstudio"] = {**own, "output_lost": ["x"]}
     notebook = begun()
-    checkpoint.take_over(notebook, deepcopy(saved))
+    saved_run.take_over(notebook, deepcopy(saved))
     taken = notebook.cells[2]
     assert (taken.outputs, taken.execution_count) == ([], None)
     assert taken.metadata["papermill"]["status"] == "pending"

@@ -9,7 +9,7 @@ from run_driver import Driver
 
 from airflow_provider_smstudio.studio.errors import HandedValueError
 from airflow_provider_smstudio.studio.notebook import values
-from airflow_provider_smstudio.studio.runs import identity
+from airflow_provider_smstudio.studio.runs import saved_run
 
 
 def display(data, metadata=None):
@@ -89,7 +89,7 @@ class TestInARun:
         driver.succeed(shows("orders", 1), shows("rows", [1]))
         driver.succeed(shows("orders", 2), count=2)
         assert driver.run.finished
-        assert identity.values_of(driver.notebook) == {"orders": 2, "rows": [1]}
+        assert saved_run.values_of(driver.notebook) == {"orders": 2, "rows": [1]}
 
     def test_too_much_ends_the_run(self):
         driver = Driver("a", "b").ready()
@@ -101,7 +101,7 @@ class TestInARun:
         driver = Driver("a").ready()
         driver.feed(shows("orders", 1)(driver.request))
         driver.fail()
-        assert identity.values_of(driver.notebook) == {}
+        assert saved_run.values_of(driver.notebook) == {}
 
     def test_what_an_earlier_process_has_heard_counts(self):
         driver = Driver("a", "b", record=True).recording()
@@ -110,4 +110,4 @@ class TestInARun:
         after = Driver(notebook=notebook, resumed=True, unbroken=True, record=True)
         after.start()
         after.feed(m.reply_ok(driver.request), m.idle(driver.request))
-        assert identity.values_of(after.notebook) == {"orders": 1}
+        assert saved_run.values_of(after.notebook) == {"orders": 1}

@@ -16,7 +16,7 @@ def ask(inquiries, kind=iq.READY, now=0.0):
 
 
 def test_ids_are_ours_and_never_the_same():
-    inquiries = iq.Inquiries("my-session")
+    inquiries = iq.Queries("my-session")
     ids = [inquiries.new_id() for _ in range(100)]
     assert len(set(ids)) == 100
     assert all(found.startswith(f"my-session{HOUSEKEEPING}") for found in ids)
@@ -24,7 +24,7 @@ def test_ids_are_ours_and_never_the_same():
 
 @pytest.mark.parametrize("first", ["reply", "idle"])
 def test_a_question_is_answered_by_reply_and_idle_in_either_order(first):
-    inquiries = iq.Inquiries("s")
+    inquiries = iq.Queries("s")
     question = ask(inquiries)
     key = question["header"]["msg_id"]
     answers = [m.kernel_info_reply(question), m.idle(question)]
@@ -41,7 +41,7 @@ def test_a_question_is_answered_by_reply_and_idle_in_either_order(first):
 
 
 def test_output_of_a_question_is_no_answer():
-    inquiries = iq.Inquiries("s")
+    inquiries = iq.Queries("s")
     question = ask(inquiries)
     key = question["header"]["msg_id"]
     assert inquiries.take(key, m.idle(question), 7.0) is None
@@ -51,7 +51,7 @@ def test_output_of_a_question_is_no_answer():
 
 
 def test_what_is_open_and_since_when():
-    inquiries = iq.Inquiries("s")
+    inquiries = iq.Queries("s")
     assert (inquiries.oldest(), bool(inquiries), inquiries.pending(iq.STATE)) == (None, False, False)
     ask(inquiries, iq.STATE, 5.0)
     ask(inquiries, iq.FETCH, 3.0)
@@ -63,7 +63,7 @@ def test_what_is_open_and_since_when():
 
 @pytest.mark.parametrize("first", [m.kernel_info_reply, m.idle])
 def test_since_when_an_answer_is_there_by_half(first):
-    inquiries = iq.Inquiries("s")
+    inquiries = iq.Queries("s")
     ask(inquiries, iq.FETCH, 1.0)
     question = ask(inquiries, iq.STATE, 2.0)
     key = question["header"]["msg_id"]
@@ -80,7 +80,7 @@ def test_since_when_an_answer_is_there_by_half(first):
 
 
 def test_questions_are_forgotten_by_kind_or_all():
-    inquiries = iq.Inquiries("s")
+    inquiries = iq.Queries("s")
     state, fetch = ask(inquiries, iq.STATE), ask(inquiries, iq.FETCH)
     inquiries.drop(iq.STATE)
     assert not inquiries.owns(state["header"]["msg_id"])

@@ -6,16 +6,8 @@ import math
 
 import pytest
 
-from airflow_provider_smstudio.studio.protocol.instance_metrics import (
-    FALL,
-    FIRST,
-    RISE,
-    Memory,
-    MemoryGauge,
-    Reading,
-    describe,
-    read_memory,
-)
+from airflow_provider_smstudio.studio.execution.memory import FALL, FIRST, RISE, MemoryGauge, describe
+from airflow_provider_smstudio.studio.protocol.instance_metrics import Memory, Reading, read_memory
 
 GIB = 2**30
 

@@ -9,7 +9,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from airflow_provider_smstudio.studio import errors
 from airflow_provider_smstudio.studio.notebook.document import begin_metadata, code_cells
-from airflow_provider_smstudio.studio.notebook.run_metadata import Ledger
+from airflow_provider_smstudio.studio.notebook.run_metadata import RunMetadata
 
 NOW = datetime(2026, 11, 6, 7, tzinfo=timezone.utc)
 START = NOW.isoformat()
@@ -19,12 +19,12 @@ FAILURE = errors.RunError("failed")
 def new_ledger():
     notebook = new_notebook(cells=[new_code_cell("a"), new_markdown_cell("text"), new_code_cell("b")])
     begin_metadata(notebook, parameters={}, input_path="a", output_path="b", version="1")
-    return notebook, code_cells(notebook), Ledger(notebook, 500.0, NOW)
+    return notebook, code_cells(notebook), RunMetadata(notebook, 500.0, NOW)
 
 
 def later(notebook, *, seconds=60.0, now=9000.0):
     """The ledger of another process, whose monotonic clock shows something else."""
-    return Ledger(notebook, now, NOW + timedelta(seconds=seconds), resumed=True)
+    return RunMetadata(notebook, now, NOW + timedelta(seconds=seconds), resumed=True)
 
 
 def test_the_record_of_a_cell_from_start_to_end():

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_smstudio.studio.execution.reconnect import Link
+from airflow_provider_smstudio.studio.execution.reconnect import ConnectionState
 
 
 def test_a_new_link_is_up():
-    link = Link(60)
+    link = ConnectionState(60)
     assert (link.up, link.retry_at, link.seconds_down(5)) == (True, None, 0)
 
 
 def test_the_first_try_is_at_once_and_the_pauses_grow_to_the_longest():
-    link = Link(1000)
+    link = ConnectionState(1000)
     pauses, now = [], 10.0
     for _ in range(9):
         pause = link.lost(now)
@@ -26,7 +26,7 @@ def test_the_first_try_is_at_once_and_the_pauses_grow_to_the_longest():
 
 
 def test_the_last_pause_ends_at_the_limit():
-    link = Link(10)
+    link = ConnectionState(10)
     now = 0.0
     for pause in (0, 0.5, 1, 2, 4, 2.5):
         assert link.lost(now) == pause
@@ -37,13 +37,13 @@ def test_the_last_pause_ends_at_the_limit():
 
 @pytest.mark.parametrize("limit", [0, 0.0])
 def test_without_a_limit_there_is_one_try(limit):
-    link = Link(limit)
+    link = ConnectionState(limit)
     assert link.lost(5) == 0
     assert link.lost(5) is None
 
 
 def test_a_link_that_is_restored_begins_anew():
-    link = Link(60)
+    link = ConnectionState(60)
     link.lost(0)
     link.lost(1)
     assert link.seconds_down(3) == 3
@@ -55,4 +55,4 @@ def test_a_link_that_is_restored_begins_anew():
 
 
 def test_restoring_what_was_not_lost_changes_nothing():
-    assert Link(60).restored(7) == 0
+    assert ConnectionState(60).restored(7) == 0

@@ -9,10 +9,11 @@ from nbformat.v4 import new_output
 
 from airflow_provider_smstudio.studio.errors import CellError, CellTimeoutError
 from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.execution.memory import FIRST as FIRST_READING
+from airflow_provider_smstudio.studio.execution.memory import RISE
 from airflow_provider_smstudio.studio.notebook.document import CodeCell
-from airflow_provider_smstudio.studio.protocol.instance_metrics import FIRST as FIRST_READING
-from airflow_provider_smstudio.studio.protocol.instance_metrics import RISE, Memory, Reading
-from airflow_provider_smstudio.studio.runs.log import LineSplitter, LiveLog
+from airflow_provider_smstudio.studio.protocol.instance_metrics import Memory, Reading
+from airflow_provider_smstudio.studio.runs.log import LineSplitter, RunLog
 
 FIRST = CodeCell(1, 0, "# the first\nprint(1)", False)
 SECOND = CodeCell(2, 3, "x" * 200, False)
@@ -32,7 +33,7 @@ class Recorder:
         self.clock = Clock()
         self.written: list[tuple[int, str]] = []
         write = lambda level, line: self.written.append((level, line))  # noqa: E731
-        self.log = LiveLog(write, clock=self.clock, **options)
+        self.log = RunLog(write, clock=self.clock, **options)
 
     def lines(self) -> list[str]:
         return [line for _, line in self.written]
@@ -239,7 +240,7 @@ def test_a_group_is_closed_when_the_run_ends_inside_it() -> None:
 
 def test_a_line_that_no_logger_can_encode():
     lines = []
-    live = LiveLog(lambda level, line: lines.append(line))
+    live = RunLog(lambda level, line: lines.append(line))
     live(ev.CellStarted(FIRST, 1))
     live(ev.CellOutput(FIRST, new_output("stream", name="stdout", text="caf\udce9 é\n")))
     assert lines[-1] == "caf? é"

@@ -13,7 +13,7 @@ from airflow_provider_smstudio.studio.errors import (
     ServerError,
 )
 from airflow_provider_smstudio.studio.jupyter.kernel_removal import remove_kernel
-from airflow_provider_smstudio.studio.runs.kernel import KernelLease
+from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
 from airflow_provider_smstudio.studio.runs.output_guard import OutputGuard
 
 PATH = "out.ipynb"
@@ -79,14 +79,14 @@ class Server:
         self.notebook = new_notebook(metadata={"smstudio": {"run": {"owner": owner}}})
 
 
-def lease_of(server: Server, owner: str) -> KernelLease:
-    lease = KernelLease(server, timeout=1, delete_app=False, stop_reason=lambda: None, owner=owner)  # type: ignore[arg-type]
-    lease.adopt(server.session)
-    return lease
+def kernel_of(server: Server, owner: str) -> RemoteKernel:
+    kernel = RemoteKernel(server, timeout=1, delete_app=False, stop_reason=lambda: None, owner=owner)  # type: ignore[arg-type]
+    kernel.adopt(server.session)
+    return kernel
 
 
-def guard_of(server: Server, lease: KernelLease) -> OutputGuard:
-    return OutputGuard(server, PATH, new_notebook(), lease)  # type: ignore[arg-type]
+def guard_of(server: Server, kernel: RemoteKernel) -> OutputGuard:
+    return OutputGuard(server, PATH, new_notebook(), kernel.ownership)  # type: ignore[arg-type]
 
 
 def named(owner: str) -> str:
@@ -100,28 +100,28 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 def test_who_took_a_run_over_owns_it_before_and_after_it_is_renamed(server: Server) -> None:
-    lease = lease_of(server, "b2")
-    assert lease.is_ours()
-    assert lease.rename(named("b2"))
-    assert lease.is_ours()
+    kernel = kernel_of(server, "b2")
+    assert kernel.ownership.is_ours()
+    assert kernel.ownership.rename(named("b2"))
+    assert kernel.ownership.is_ours()
 
 
 def test_the_name_of_the_process_before_means_another_one_once_it_was_renamed(server: Server) -> None:
     """It may have renamed the session a moment later: then it is the owner."""
-    lease = lease_of(server, "b2")
-    lease.rename(named("b2"))
+    kernel = kernel_of(server, "b2")
+    kernel.ownership.rename(named("b2"))
     server.session["name"] = named("a1")
     with pytest.raises(RunTakenOverError):
-        lease.is_ours()
+        kernel.ownership.is_ours()
 
 
 def test_what_was_found_out_stays(server: Server) -> None:
-    lease = lease_of(server, "a1")
-    guard = guard_of(server, lease)
+    kernel = kernel_of(server, "a1")
+    guard = guard_of(server, kernel)
     server.session["name"] = named("b2")
     with pytest.raises(RunTakenOverError):
         guard.write(b"mine")
-    lease.leave()
+    kernel.leave()
     server.session["name"] = named("a1")
     with pytest.raises(RunTakenOverError):
         guard.write(b"mine")
@@ -129,10 +129,10 @@ def test_what_was_found_out_stays(server: Server) -> None:
 
 
 def test_a_release_leaves_anothers_kernel_alone_and_nothing_is_written_after_it(server: Server) -> None:
-    lease = lease_of(server, "a1")
-    guard = guard_of(server, lease)
+    kernel = kernel_of(server, "a1")
+    guard = guard_of(server, kernel)
     server.session["name"] = named("b2")
-    lease.release(hurry=True)
+    kernel.release(hurry=True)
     with pytest.raises(RunTakenOverError):
         guard.write(b"mine", hurry=True)
     assert server.kernels_there == {"k1"}
@@ -140,11 +140,11 @@ def test_a_release_leaves_anothers_kernel_alone_and_nothing_is_written_after_it(
 
 
 def test_a_run_that_another_process_has_ended_is_its_own(server: Server) -> None:
-    lease = lease_of(server, "a1")
+    kernel = kernel_of(server, "a1")
     server.sessions_there.clear()
     server.is_written_by("b2")
     with pytest.raises(RunTakenOverError, match="has ended it"):
-        guard_of(server, lease).write(b"mine")
+        guard_of(server, kernel).write(b"mine")
 
 
 @pytest.mark.parametrize("writer", ["a1", "b2", "c3", None])
@@ -153,18 +153,18 @@ def test_a_session_that_is_gone_keeps_nobody_from_saving_who_goes_on_with_the_no
 ) -> None:
     """Written by A, taken over by B, who was lost before it saved anything, and now by C."""
     server.session["name"] = named("b2")
-    lease = lease_of(server, "c3")
-    lease.accept_writer("a1")
+    kernel = kernel_of(server, "c3")
+    kernel.ownership.accept_writer("a1")
     server.sessions_there.clear()
     if writer is not None:
         server.is_written_by(writer)
-    guard_of(server, lease).write(b"mine")
+    guard_of(server, kernel).write(b"mine")
     assert server.written == [b"mine"]
 
 
 def test_before_there_is_a_session_nobody_is_asked(server: Server) -> None:
-    lease = KernelLease(server, timeout=1, delete_app=False, stop_reason=lambda: None, owner="a1")  # type: ignore[arg-type]
-    guard_of(server, lease).write(b"first")
+    kernel = RemoteKernel(server, timeout=1, delete_app=False, stop_reason=lambda: None, owner="a1")  # type: ignore[arg-type]
+    guard_of(server, kernel).write(b"first")
     assert server.calls == ["write_notebook"]
 
 
@@ -174,29 +174,29 @@ def test_where_nobody_says_whose_the_run_is_nothing_is_touched(
 ) -> None:
     """A server that is too busy to answer may still do later what it was asked for: a successor's kernel would go."""
     server.silent = {"find_session"}
-    lease = lease_of(server, "a1")
+    kernel = kernel_of(server, "a1")
     with pytest.raises(SaveError, match="whether another process has taken over this run could not be asked for"):
-        guard_of(server, lease).write(b"mine", hurry=hurry)
-    lease.release(hurry=hurry)
+        guard_of(server, kernel).write(b"mine", hurry=hurry)
+    kernel.release(hurry=hurry)
     assert set(server.calls) == {"find_session"}
     assert "kernel k1 may still run, because its owner could not be asked for" in caplog.text
 
 
 def test_in_a_hurry_it_is_asked_in_vain_only_once(server: Server) -> None:
     server.silent = {"find_session"}
-    lease = lease_of(server, "a1")
+    kernel = kernel_of(server, "a1")
     with pytest.raises(SaveError):
-        guard_of(server, lease).check(hurry=True)
-    lease.release(hurry=True)
+        guard_of(server, kernel).check(hurry=True)
+    kernel.release(hurry=True)
     assert server.calls == ["find_session"]
 
 
 def test_a_server_that_answers_with_an_error_keeps_nobody_from_it(server: Server) -> None:
     server.refuses = {"find_session"}
-    lease = lease_of(server, "a1")
-    guard_of(server, lease).write(b"mine")
+    kernel = kernel_of(server, "a1")
+    guard_of(server, kernel).write(b"mine")
     server.refuses = {"find_session", "delete_session"}
-    lease.release(hurry=True)
+    kernel.release(hurry=True)
     assert server.written == [b"mine"]
     assert server.kernels_there == set()
 

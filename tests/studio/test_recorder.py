@@ -11,7 +11,7 @@ import pytest
 
 from airflow_provider_smstudio.studio.protocol import kernel_record, kernel_record_source
 from airflow_provider_smstudio.studio.protocol.kernel_record_source import Record
-from airflow_provider_smstudio.studio.protocol.messages import WireError
+from airflow_provider_smstudio.studio.protocol.messages import MessageError
 
 SESSION, RUN = "client-1", "run-1"
 INFO = {"implementation": "ipython", "language_info": {"name": "python"}}
@@ -256,7 +256,7 @@ GARBAGE = [
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("reply", GARBAGE)
 def test_garbage_is_a_wire_error(reader, reply):
-    with pytest.raises(WireError):
+    with pytest.raises(MessageError):
         reader(reply)
 
 
@@ -267,14 +267,14 @@ def test_a_bad_message_is_a_wire_error(field, value):
     answer = {"messages": [message], "dropped": 0, "next": None}
     assert kernel_record.read_fetched(reply_of(json.dumps(answer))).messages[0]["buffers"] == [b"\0\1"]
     message[field] = value
-    with pytest.raises(WireError):
+    with pytest.raises(MessageError):
         kernel_record.read_fetched(reply_of(json.dumps(answer)))
 
 
 def test_no_record_is_none():
     assert [read(reply_of("None")) for read in READERS[1:4]] == [None, None, None]
     for reader in (kernel_record.read_installed, kernel_record.read_refused):
-        with pytest.raises(WireError):
+        with pytest.raises(MessageError):
             reader(reply_of("None"))
 
 

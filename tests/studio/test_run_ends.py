@@ -19,7 +19,7 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.protocol.instance_metrics import Memory, Reading
-from airflow_provider_smstudio.studio.runs.identity import error_of
+from airflow_provider_smstudio.studio.runs.saved_run import error_of
 
 
 def everything_after(driver):

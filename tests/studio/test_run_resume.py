@@ -16,7 +16,7 @@ from airflow_provider_smstudio.studio.errors import (
     UnknownOutcomeError,
 )
 from airflow_provider_smstudio.studio.execution import events as ev
-from airflow_provider_smstudio.studio.runs import identity
+from airflow_provider_smstudio.studio.runs import identity, saved_run
 
 IDS = [f"my-session-cell-{index}-1" for index in range(9)]
 FAILED = {"status": "error", "ename": "E", "evalue": "v", "traceback": ["t"], "execution_count": 1}
@@ -39,8 +39,8 @@ def earlier(*cells, record=True, done=1, shown="so far\n", **options):
 def later(cells, saved, *, record=True, seconds=60, announced=None, **options):
     """Another process, on a machine with another clock."""
     notebook = prepared(*cells)
-    identity.begin(notebook, identity.identity("key", "name"), "digest")
-    identity.take_over(notebook, saved)
+    saved_run.begin(notebook, identity.identity_of("key", "name"), "digest")
+    saved_run.take_over(notebook, saved)
     return Driver(
         notebook=notebook,
         resumed=True,

@@ -59,17 +59,17 @@ def clock(monkeypatch):
     return made
 
 
-def waited(clock, server, channel, check=lambda: None):
+def waited(clock, server, websocket, check=lambda: None):
     began = clock.now
-    kernel_start.wait_until_settled(server, "k", channel, check)
-    assert {message["channel"] for message in channel.sent} <= {"control"}
+    kernel_start.wait_until_settled(server, "k", websocket, check)
+    assert {message["channel"] for message in websocket.sent} <= {"control"}
     return clock.now - began
 
 
 def test_a_stock_server_is_not_waited_for(clock):
-    channel = Channel(clock)
-    assert waited(clock, Server(clock, [(0, "starting")], connections=1), channel) == 0
-    assert channel.sent == []
+    websocket = Channel(clock)
+    assert waited(clock, Server(clock, [(0, "starting")], connections=1), websocket) == 0
+    assert websocket.sent == []
 
 
 def test_nor_is_classic(clock):
@@ -85,9 +85,9 @@ def test_the_kernel_must_have_been_idle_for_a_while(clock):
 
 
 def test_where_the_server_calls_it_starting_its_own_answer_must_do(clock):
-    channel = Channel(clock, answers_after=4)
-    assert waited(clock, Server(clock, [(0, "starting")]), channel) == pytest.approx(6.0, abs=0.21)
-    assert len(channel.sent) == 4  # one may be lost while the server connects
+    websocket = Channel(clock, answers_after=4)
+    assert waited(clock, Server(clock, [(0, "starting")]), websocket) == pytest.approx(6.0, abs=0.21)
+    assert len(websocket.sent) == 4  # one may be lost while the server connects
 
 
 def test_it_is_not_waited_for_ever(clock):

@@ -16,7 +16,7 @@ from jupyter_server.services.kernels.connection.base import (
 )
 
 from airflow_provider_smstudio.studio.protocol import messages
-from airflow_provider_smstudio.studio.protocol.messages import V1, WireError, decode, encode, parent_id, request
+from airflow_provider_smstudio.studio.protocol.messages import V1, MessageError, decode, encode, parent_id, request
 
 HEADER = {
     "msg_id": "a",
@@ -139,7 +139,7 @@ def test_a_number_that_json_lacks_is_refused_when_sending(protocol):
 def test_every_truncation_of_a_v1_frame_is_a_wire_error():
     frame = server_v1(every_message()[6])
     for length in range(len(frame)):
-        with pytest.raises(WireError):
+        with pytest.raises(MessageError):
             decode(frame[:length], V1)
 
 
@@ -150,7 +150,7 @@ def test_every_truncation_of_a_default_frame_is_a_wire_error_or_cuts_the_last_bu
     for length in range(len(frame)):
         try:
             cut = decode(frame[:length], None)
-        except WireError:
+        except MessageError:
             continue
         survived += 1
         assert {**cut, "buffers": cut["buffers"][:1]} == {**message, "buffers": message["buffers"][:1]}
@@ -161,7 +161,7 @@ def test_every_truncation_of_a_default_frame_is_a_wire_error_or_cuts_the_last_bu
 def test_every_truncation_of_a_text_frame_is_a_wire_error():
     text = json.dumps(m.reply_ok(EXECUTE))
     for length in range(len(text)):
-        with pytest.raises(WireError):
+        with pytest.raises(MessageError):
             decode(text[:length], None)
 
 
@@ -177,7 +177,7 @@ def test_a_damaged_frame_is_a_message_or_a_wire_error(protocol):
             damaged[chance.randrange(len(damaged))] = chance.choice([0, 0x22, 0x7B, 0xFF, chance.randrange(256)])
         try:
             decoded = decode(bytes(damaged), protocol)
-        except WireError:
+        except MessageError:
             refused += 1
         else:
             assert set(decoded) >= set(message)
@@ -189,7 +189,7 @@ def test_a_damaged_frame_is_a_message_or_a_wire_error(protocol):
 def test_random_bytes_are_a_wire_error(protocol):
     chance = random.Random(5)
     for length in range(300):
-        with pytest.raises(WireError):
+        with pytest.raises(MessageError):
             decode(chance.randbytes(length), protocol)
 
 
@@ -213,14 +213,14 @@ NO_MESSAGES = {
 @pytest.mark.parametrize("text", NO_MESSAGES.values(), ids=NO_MESSAGES.keys())
 def test_text_that_is_no_message_is_a_wire_error(text):
     binary = text.encode()
-    with pytest.raises(WireError):
+    with pytest.raises(MessageError):
         decode(text, None)
-    with pytest.raises(WireError):
+    with pytest.raises(MessageError):
         decode(struct.pack(">II", 1, 8) + binary, None)
 
 
 def test_text_whose_buffers_are_no_list_is_a_wire_error():
-    with pytest.raises(WireError):
+    with pytest.raises(MessageError):
         decode('{"header": {}, "buffers": {}}', None)
 
 
@@ -231,13 +231,13 @@ def test_text_whose_buffers_are_no_list_is_a_wire_error():
 def test_a_v1_part_that_is_no_object_is_a_wire_error(key, part):
     names = ("header", "parent_header", "metadata", "content")
     frame = serialize_msg_to_ws_v1([part if name == key else b"{}" for name in names], "iopub")
-    with pytest.raises(WireError):
+    with pytest.raises(MessageError):
         decode(frame, V1)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 2**32, 2**61, 2**64 - 1])
 def test_a_v1_frame_with_an_impossible_number_of_offsets_is_a_wire_error(count):
-    with pytest.raises(WireError):
+    with pytest.raises(MessageError):
         decode(struct.pack("<Q", count) + b"\0" * 200, V1)
 
 
@@ -247,7 +247,7 @@ def test_v1_offsets_beyond_the_frame_or_backwards_are_a_wire_error():
     beyond = [*offsets[:7], len(frame) + 1]
     backwards = [*offsets[:6], offsets[7], offsets[6]]
     for wrong in (beyond, backwards):
-        with pytest.raises(WireError):
+        with pytest.raises(MessageError):
             decode(frame[:8] + struct.pack("<8Q", *wrong) + frame[72:], V1)
 
 
@@ -276,4 +276,4 @@ def test_the_parents_id_is_a_text_or_none(parent, expected):
 def test_a_wire_error_is_a_value_error_and_tells_the_size():
     with pytest.raises(ValueError, match="3 characters or bytes") as caught:
         decode(b"abc", V1)
-    assert type(caught.value) is messages.WireError
+    assert type(caught.value) is messages.MessageError

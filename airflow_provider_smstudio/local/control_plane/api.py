@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from airflow_provider_smstudio.local.control_plane.domain import ACCOUNT, World
+from airflow_provider_smstudio.local.control_plane.domain import ACCOUNT, Domain
 from airflow_provider_smstudio.local.control_plane.errors import (
     AccessDeniedError,
     ResourceInUseError,
@@ -46,10 +46,10 @@ _PATTERNS = {
 }
 
 
-class ControlPlane:
+class ControlPlaneApi:
     """The endpoint. Its operations are the methods whose names begin with a capital letter."""
 
-    def __init__(self, world: World, on_link: Callable[[], None]) -> None:
+    def __init__(self, world: Domain, on_link: Callable[[], None]) -> None:
         self.world = world
         self.listener = Listener(self._serve)
         self.calls: Counter[str] = Counter()

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_smstudio.local.gateway.gateway import Door
+from airflow_provider_smstudio.local.gateway.gateway import Gateway
 from airflow_provider_smstudio.local.gateway.login import Logins
-from airflow_provider_smstudio.local.server.apps import AppRecord, AppSlot
+from airflow_provider_smstudio.local.server.apps import AppLifecycle, AppRecord
 from airflow_provider_smstudio.local.switches import Switches
 
 ACCOUNT = "123456789012"
 
 
 @dataclass
-class World:
+class Domain:
     """Everything that the control plane answers from.
 
     :param classic: whether this is a Classic domain (the profile has a JupyterServer app and there is no
@@ -33,9 +33,9 @@ class World:
     space_name: str
     switches: Switches
     logins: Logins
-    slot: AppSlot
-    door: Door
-    web_ui: Door
+    slot: AppLifecycle
+    door: Gateway
+    web_ui: Gateway
     kernel_apps: Callable[[], list[AppRecord]]
     delete_kernel_app: Callable[[str], Any]
     created: float = field(default_factory=time.time)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 
-from airflow_provider_smstudio.local.control_plane.domain import World
+from airflow_provider_smstudio.local.control_plane.domain import Domain
 from airflow_provider_smstudio.local.control_plane.errors import ValidationError
-from airflow_provider_smstudio.local.gateway.gateway import Door
-from airflow_provider_smstudio.local.gateway.login import Link
+from airflow_provider_smstudio.local.gateway.gateway import Gateway
+from airflow_provider_smstudio.local.gateway.login import LoginLink
 
 
 def make_link(
-    world: World, space_name: str | None, landing_uri: str | None, link_seconds: float, login_seconds: float
+    world: Domain, space_name: str | None, landing_uri: str | None, link_seconds: float, login_seconds: float
 ) -> str:
     """Make the URL that CreatePresignedDomainUrl answers with.
 
@@ -37,7 +37,7 @@ def make_link(
         "partnerAppUserIdentitySource": "IamSessionName",
         "partnerAppUserIdentity": "local",
     }
-    link = Link(door.name, landing, time.monotonic() + link_seconds, login_seconds)
+    link = LoginLink(door.name, landing, time.monotonic() + link_seconds, login_seconds)
     return f"{door.url}/auth?token={world.logins.new_link(link, claims)}"
 
 
@@ -53,8 +53,8 @@ def _split(landing_uri: str | None) -> tuple[str, str, str]:
 
 
 def _destination(
-    world: World, space_name: str | None, scheme: str, app_type: str, deep_link: str
-) -> tuple[Door, str]:
+    world: Domain, space_name: str | None, scheme: str, app_type: str, deep_link: str
+) -> tuple[Gateway, str]:
     own = world.slot.app_type
     if scheme == "app" and not space_name and app_type != "JupyterServer":
         # Seen in 2026 for JupyterLab.

@@ -12,7 +12,7 @@ from types import TracebackType
 from urllib.parse import unquote
 
 from airflow_provider_smstudio.local.switches import Switches
-from airflow_provider_smstudio.local.transport.http import Request, Stream, WireError, answer, read_body, response
+from airflow_provider_smstudio.local.transport.http import HttpError, Request, Stream, answer, read_body, response
 
 _HTML = "<html><head><title>{0}</title></head><body><h1>{0}</h1></body></html>"
 OnRequest = Callable[[str, str], object]
@@ -41,7 +41,7 @@ class Registration:
         self()
 
 
-class Hold:
+class BlockedRequests:
     """Requests that wait at the door, until :meth:`release` or the end of the ``with`` block.
 
     :ivar requests: method and path of those that have arrived.
@@ -82,7 +82,7 @@ class Hold:
         """Whether it holds nothing any more."""
         return self._over.is_set()
 
-    def __enter__(self) -> Hold:
+    def __enter__(self) -> BlockedRequests:
         return self
 
     def __exit__(
@@ -101,7 +101,7 @@ class Faults:
         self._switches = switches
         self._contents = f"{base}/api/contents/"
         self._callbacks: list[OnRequest] = []
-        self._holds: list[Hold] = []
+        self._holds: list[BlockedRequests] = []
 
     @property
     def refuses(self) -> bool:
@@ -112,10 +112,10 @@ class Faults:
         """Have a function called with method and path of each request."""
         return Registration(self._callbacks, callback)
 
-    def hold(self, method: str, path_part: str) -> Hold:
+    def hold(self, method: str, path_part: str) -> BlockedRequests:
         """Let matching requests wait from now on."""
         self._holds = [hold for hold in self._holds if not hold.over]
-        self._holds.append(Hold(method, path_part))
+        self._holds.append(BlockedRequests(method, path_part))
         return self._holds[-1]
 
     async def meet(self, request: Request, stream: Stream) -> bool | None:
@@ -161,7 +161,7 @@ def _page(status: int) -> bytes:
 
 
 async def _drop(request: Request, stream: Stream) -> None:
-    with contextlib.suppress(OSError, WireError):
+    with contextlib.suppress(OSError, HttpError):
         if not request.headers.get("expect"):  # its sender waits before it sends the body
             await read_body(stream.reader, request.headers)
     stream.reset()

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, parse_qsl, urlencode
 
 from airflow_provider_smstudio.local.threads import run_on
 from airflow_provider_smstudio.local.transport.frames import FrameSplitter
-from airflow_provider_smstudio.local.transport.http import CHUNK, Head, Request, Stream, WireError, read_head
+from airflow_provider_smstudio.local.transport.http import CHUNK, Head, HttpError, Request, Stream, read_head
 from airflow_provider_smstudio.local.transport.proxy import request_head, splice
 
 WAYS = ("close", "reset", "half-open", "deaf")
@@ -184,7 +184,7 @@ class Websocket:
         Not under the old one: a kernel ignores a new peer of that name until it has noticed the old one's end.
         """
         port = newer.writer.get_extra_info("peername")[1]
-        with contextlib.suppress(OSError, WireError, asyncio.TimeoutError):
+        with contextlib.suppress(OSError, HttpError, asyncio.TimeoutError):
             stream = await Stream.connect(port)
             try:
                 await stream.send(request_head(with_new_identity(self._request)).encode())

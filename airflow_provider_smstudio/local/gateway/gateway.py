@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, unquote
 from airflow_provider_smstudio.local.faults.requests import Faults
 from airflow_provider_smstudio.local.faults.websockets import Websockets, session_id_of, with_new_identity
 from airflow_provider_smstudio.local.gateway.login import Logins
-from airflow_provider_smstudio.local.server.apps import AppSlot
+from airflow_provider_smstudio.local.server.apps import AppLifecycle
 from airflow_provider_smstudio.local.server.instance_metrics import PATH, metrics_answer
 from airflow_provider_smstudio.local.switches import Switches
 from airflow_provider_smstudio.local.transport.http import (
@@ -41,7 +41,7 @@ class Connection:
     login: str | None = None
 
 
-class Door:
+class Gateway:
     """The host name of one space, of a Classic domain, or (without a slot) of Studio's web UI.
 
     :param name: which door this is; links and logins are valid for one door only.
@@ -53,7 +53,7 @@ class Door:
     def __init__(
         self,
         name: str,
-        slot: AppSlot | None,
+        slot: AppLifecycle | None,
         logins: Logins,
         switches: Switches,
         sign_in_url: Callable[[], str],

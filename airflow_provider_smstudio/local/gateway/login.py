@@ -15,7 +15,7 @@ COOKIE = "StudioSessionToken"
 
 
 @dataclass
-class Link:
+class LoginLink:
     """A login link that was handed out."""
 
     door: str
@@ -38,7 +38,7 @@ class Logins:
     """Every link and login of one local Studio; times are ``time.monotonic`` seconds."""
 
     user_profile_name: str
-    links: dict[str, Link] = field(default_factory=dict)
+    links: dict[str, LoginLink] = field(default_factory=dict)
     logins: dict[str, Login] = field(default_factory=dict)
     handed_out: dict[str, None] = field(default_factory=dict)
     _key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
@@ -52,7 +52,7 @@ class Logins:
         """Note the value of a cookie that the server behind the door set."""
         self.remember(set_cookie.partition(";")[0].partition("=")[2].strip('"'))
 
-    def new_link(self, link: Link, claims: dict[str, object]) -> str:
+    def new_link(self, link: LoginLink, claims: dict[str, object]) -> str:
         """Register a link; return its token: a JWT of about 4 kB, as seen."""
         now = int(time.time())
         payload = {
@@ -73,7 +73,7 @@ class Logins:
         self.remember(token[:100])
         return token
 
-    def redeem(self, token: str, door: str, *, single_use: bool) -> tuple[str, Link] | None:
+    def redeem(self, token: str, door: str, *, single_use: bool) -> tuple[str, LoginLink] | None:
         """Log in with a link's token at a door; None if the link is unknown, expired or used up."""
         link = self.links.get(token)
         if link is None or link.door != door or time.monotonic() > link.deadline or (single_use and link.used):

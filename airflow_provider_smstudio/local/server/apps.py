@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_smstudio.local.server.jupyter import JupyterServer, ServerStartError
+from airflow_provider_smstudio.local.server.jupyter import JupyterProcess, ServerStartError
 from airflow_provider_smstudio.local.switches import Switches
 
 # Seen in service responses when a server died under its app.
@@ -46,7 +46,7 @@ class AppRecord:
         return shown
 
 
-class AppSlot:
+class AppLifecycle:
     """The one app named ``default`` of a space (JupyterLab) or of a user profile (Classic's JupyterServer).
 
     Only touched from the event loop's thread.
@@ -61,7 +61,7 @@ class AppSlot:
         owner: str,
         base: str,
         switches: Switches,
-        new_server: Callable[[], JupyterServer],
+        new_server: Callable[[], JupyterProcess],
         default_resource_spec: dict[str, Any],
     ) -> None:
         self.app_type = app_type
@@ -72,7 +72,7 @@ class AppSlot:
         self.switches = switches
         self.default_resource_spec = default_resource_spec
         self.record: AppRecord | None = None
-        self.server: JupyterServer | None = None
+        self.server: JupyterProcess | None = None
         self.server_log: Path | None = None
         self.starts = 0
         self._new_server = new_server

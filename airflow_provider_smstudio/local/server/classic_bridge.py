@@ -24,7 +24,7 @@ configure(c, {folder!r})
 """
 
 
-class ClassicSide:
+class ClassicBridge:
     """Writes what the Classic server needs to know, reads what it tells.
 
     :param folder: private folder for the exchanged files.

@@ -6,9 +6,9 @@ import asyncio
 import time
 from datetime import datetime
 
-from airflow_provider_smstudio.local.server.apps import AppRecord, AppSlot
+from airflow_provider_smstudio.local.server.apps import AppLifecycle, AppRecord
 from airflow_provider_smstudio.local.switches import Switches
-from airflow_provider_smstudio.local.transport.http import WireError, fetch
+from airflow_provider_smstudio.local.transport.http import HttpError, fetch
 
 _FORMAT = "%Y-%m-%dT%H:%M:%S.%f%z"
 _LONGEST_PAUSE = 1.0
@@ -24,7 +24,7 @@ class IdleShutdown:
     the whole time anew when it starts and when the switch is set.
     """
 
-    def __init__(self, slot: AppSlot, switches: Switches) -> None:
+    def __init__(self, slot: AppLifecycle, switches: Switches) -> None:
         self._slot = slot
         self._switches = switches
         self._watched: tuple[AppRecord | None, float | None] = (None, None)
@@ -49,7 +49,7 @@ class IdleShutdown:
         try:
             answer = fetch(port, "GET", f"{self._slot.base}/api/idle")
             status, told = await asyncio.wait_for(answer, _ANSWER_SECONDS)
-        except (OSError, WireError, asyncio.IncompleteReadError, asyncio.TimeoutError):
+        except (OSError, HttpError, asyncio.IncompleteReadError, asyncio.TimeoutError):
             return False
         if status != 200 or self._slot.port != port:
             return False

@@ -17,9 +17,9 @@ from pathlib import Path
 from airflow_provider_smstudio.local.server import supervise
 from airflow_provider_smstudio.local.server.server_python import JupyterMissingError, ServerPython
 from airflow_provider_smstudio.local.server.space_kinds import Setup
-from airflow_provider_smstudio.local.transport.http import WireError, fetch
+from airflow_provider_smstudio.local.transport.http import HttpError, fetch
 
-__all__ = ["JupyterMissingError", "JupyterServer", "Layout", "ServerStartError"]
+__all__ = ["JupyterMissingError", "JupyterProcess", "Layout", "ServerStartError"]
 
 START_TIMEOUT = 60.0
 # The first start of an image's environment compiles thousands of modules.
@@ -152,7 +152,7 @@ def free_port() -> int:
     return port
 
 
-class JupyterServer:
+class JupyterProcess:
     """One server process with its kernels.
 
     :param python: what it and its kernels run under.
@@ -261,7 +261,7 @@ class JupyterServer:
             # Whoever else has the port may never answer.
             asked = fetch(self.port, "GET", f"{self.base}/api/status")
             status, _ = await asyncio.wait_for(asked, _ANSWER_TIMEOUT)
-        except (OSError, WireError, asyncio.IncompleteReadError, asyncio.TimeoutError):
+        except (OSError, HttpError, asyncio.IncompleteReadError, asyncio.TimeoutError):
             return False
         return status == 200
 

@@ -16,7 +16,7 @@ LIMIT = 256 * 1024
 CHUNK = 256 * 1024
 
 
-class WireError(Exception):
+class HttpError(Exception):
     """The peer does not speak HTTP as expected, or left in the middle of a message."""
 
 
@@ -58,7 +58,7 @@ class Head:
         """The three words of the first line."""
         parts = self.first.split(" ", 2)
         if len(parts) < 2:
-            raise WireError(f"no HTTP: {self.first[:80]!r}")
+            raise HttpError(f"no HTTP: {self.first[:80]!r}")
         return [*parts, ""][:3]
 
     @property
@@ -67,7 +67,7 @@ class Head:
         try:
             return int(self.words()[1])
         except ValueError:
-            raise WireError(f"no HTTP status: {self.first[:80]!r}") from None
+            raise HttpError(f"no HTTP status: {self.first[:80]!r}") from None
 
     def encode(self) -> bytes:
         """The bytes on the wire, up to the empty line."""
@@ -147,16 +147,16 @@ async def read_head(reader: asyncio.StreamReader) -> Head | None:
     except asyncio.IncompleteReadError as error:
         if not error.partial.strip():
             return None
-        raise WireError("connection closed inside a head") from None
+        raise HttpError("connection closed inside a head") from None
     except asyncio.LimitOverrunError:
-        raise WireError("head too long") from None
+        raise HttpError("head too long") from None
     lines = raw.decode("latin-1").lstrip("\r\n").split("\r\n")
     headers = Headers()
     for line in lines[1:]:
         if line:
             name, colon, value = line.partition(":")
             if not colon:
-                raise WireError("header field without a colon")
+                raise HttpError("header field without a colon")
             headers.add(name, value.strip())
     return Head(lines[0], headers)
 
@@ -192,7 +192,7 @@ async def _exactly(reader: asyncio.StreamReader, left: int) -> AsyncIterator[byt
     while left > 0:
         piece = await reader.read(min(left, CHUNK))
         if not piece:
-            raise WireError("connection closed inside a body")
+            raise HttpError("connection closed inside a body")
         left -= len(piece)
         yield piece
 
@@ -203,7 +203,7 @@ async def _chunked(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
         try:
             size = int(line.partition(b";")[0], 16)
         except ValueError:
-            raise WireError("bad chunk") from None
+            raise HttpError("bad chunk") from None
         yield line
         if size == 0:
             break
@@ -263,7 +263,7 @@ async def fetch(
         await stream.send(Head(f"{method} {target} HTTP/1.1", headers).encode())
         head = await read_head(stream.reader)
         if head is None:
-            raise WireError("no answer")
+            raise HttpError("no answer")
         pieces = []
         if head.status != 204:
             pieces = [piece async for piece in body_pieces(stream.reader, head.headers, until_close=True)]
@@ -296,7 +296,7 @@ class Listener:
         self.connections[task] = stream
         try:
             await self._serve(stream)
-        except (OSError, WireError, asyncio.IncompleteReadError, ValueError):
+        except (OSError, HttpError, asyncio.IncompleteReadError, ValueError):
             stream.reset()
         except asyncio.CancelledError:
             stream.reset()

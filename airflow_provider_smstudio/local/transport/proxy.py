@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from airflow_provider_smstudio.local.transport.http import (
     CHUNK,
     Head,
+    HttpError,
     Request,
     Stream,
-    WireError,
     body_pieces,
     read_head,
     response,
@@ -81,7 +81,7 @@ async def forward(
     exchange = _Exchange(request, client, server, on_set_cookie, carrier)
     try:
         keep = await exchange.run()
-    except (WireError, OSError, asyncio.IncompleteReadError):
+    except (HttpError, OSError, asyncio.IncompleteReadError):
         upstream.close()
         if exchange.answered:
             raise
@@ -135,7 +135,7 @@ class _Exchange:
             await asyncio.wait({body, answer}, return_when=asyncio.FIRST_COMPLETED)
             if body.done() and isinstance(body.exception(), _ClientGoneError):
                 self.answered = True  # nobody is left to be told
-                raise WireError("client left inside its request")
+                raise HttpError("client left inside its request")
             keep = await answer
             return keep and body.done() and body.exception() is None
         finally:
@@ -148,7 +148,7 @@ class _Exchange:
         while True:
             try:
                 piece = await anext(pieces, None)
-            except (OSError, WireError, asyncio.IncompleteReadError) as error:
+            except (OSError, HttpError, asyncio.IncompleteReadError) as error:
                 raise _ClientGoneError from error
             if piece is None:
                 return
@@ -158,7 +158,7 @@ class _Exchange:
         while True:
             head = await read_head(self.server.reader)
             if head is None:
-                raise WireError("server closed without an answer")
+                raise HttpError("server closed without an answer")
             if head.status == 101:
                 self.answered = True
                 await self.carrier(self.client, self.server, head)

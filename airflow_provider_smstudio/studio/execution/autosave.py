@@ -9,7 +9,7 @@ _BYTES_PER_SECOND = 2**18
 """Saves write this much a second at most, so that what a run writes grows with its time, not with the square."""
 
 
-class SaveSchedule:
+class Autosave:
     """Spaces the saves of a notebook that grows.
 
     :param interval: the shortest time between two saves, in seconds.

@@ -14,7 +14,7 @@ from airflow_provider_smstudio.studio.protocol.messages import Message, request
 
 
 @dataclass
-class Execution:
+class CellRequest:
     """A cell's request.
 
     :ivar cell: the cell.

@@ -2,11 +2,11 @@
 
 This is the part of
 :class:`~airflow_provider_smstudio.studio.execution.run.NotebookRun` that knows cells and not time;
-:mod:`connection` watches over the way to the kernel, and the run itself asks the questions and watches the clock.
+:mod:`liveness` watches over the way to the kernel, and the run itself asks the questions and watches the clock.
 
 What has happened while nobody listened is found out in one way, whether the connection broke or a later
 process takes over the run: a question behind the cell in the kernel's queue. When it is answered, everything
-before it has ended, and the kernel's own record (:mod:`recorder`) tells which requests it had, how they ended
+before it has ended, and the kernel's own record (:mod:`kernel_record`) tells which requests it had, how they ended
 and what they brought. Kernels without a record are asked as well, and what then is not known stays unknown.
 """
 
@@ -21,9 +21,9 @@ from airflow_provider_smstudio.studio.errors import CellError, HandedValueError,
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution import outcomes
 from airflow_provider_smstudio.studio.execution import queries as iq
-from airflow_provider_smstudio.studio.execution.autosave import SaveSchedule
+from airflow_provider_smstudio.studio.execution.autosave import Autosave
 from airflow_provider_smstudio.studio.execution.cell_request import (
-    Execution,
+    CellRequest,
     attempt_of,
     cell_msg_id,
     execute_request,
@@ -39,9 +39,9 @@ from airflow_provider_smstudio.studio.notebook.outputs import (
     WidgetStates,
     rate_limit_notice,
 )
-from airflow_provider_smstudio.studio.notebook.run_metadata import Ledger
+from airflow_provider_smstudio.studio.notebook.run_metadata import RunMetadata
 from airflow_provider_smstudio.studio.protocol import kernel_record
-from airflow_provider_smstudio.studio.protocol.messages import Message, WireError, parent_id
+from airflow_provider_smstudio.studio.protocol.messages import Message, MessageError, parent_id
 
 
 class CellFlow(ABC):
@@ -74,17 +74,17 @@ class CellFlow(ABC):
         self._unbroken = unbroken
         self._resting = False
         self._announced = announced
-        self._ledger = Ledger(notebook, now, started_at, resumed=resumed)
+        self._ledger = RunMetadata(notebook, now, started_at, resumed=resumed)
         self._pending = [cell for cell in self.cells if not (resumed and self._ledger.has_run(cell))]
         self.executed = len(self.cells) - len(self._pending)
-        self._executions: dict[str, Execution] = {}
-        self._current: Execution | None = None
+        self._executions: dict[str, CellRequest] = {}
+        self._current: CellRequest | None = None
         self._displays = Displays()
         self._widgets = WidgetStates()
         if resumed:
             self._widgets.seed(notebook.metadata.get("widgets") or {})
-        self._saves = SaveSchedule(options.autosave_interval, now)
-        self._inquiries = iq.Inquiries(session_id)
+        self._saves = Autosave(options.autosave_interval, now)
+        self._inquiries = iq.Queries(session_id)
         self._recording = resumed and self._ledger.recorded is True
         # Whether the earlier process was lost before it had saved so much as the kind of the kernel.
         self._nothing_saved = resumed and self._ledger.recorded is None
@@ -168,7 +168,7 @@ class CellFlow(ABC):
         self._current = self._executions[recorded.msg_id]
         return [ev.CellStarted(cell, len(self.cells)), *self._adopt(self._current, recorded, now)]
 
-    def _expect(self, cell: CodeCell, started: float) -> Execution:
+    def _expect(self, cell: CodeCell, started: float) -> CellRequest:
         """Return the cell's request as an earlier process made it or as this one would."""
         msg_id = cell_msg_id(self._session_id, cell, self._ledger.attempt(cell))
         if msg_id not in self._executions:
@@ -176,11 +176,11 @@ class CellFlow(ABC):
             if self._resumed:
                 outputs.seed(self.notebook.cells[cell.index]["outputs"])
             suspect = self._resumed and not self._unbroken
-            made = self._executions[msg_id] = Execution(cell, msg_id, started, outputs, suspect=suspect)
+            made = self._executions[msg_id] = CellRequest(cell, msg_id, started, outputs, suspect=suspect)
             made.hands_out = any(map(values.values_of, self.notebook.cells[cell.index]["outputs"]))
         return self._executions[msg_id]
 
-    def _send_cell(self, execution: Execution, now: float) -> list[Event]:
+    def _send_cell(self, execution: CellRequest, now: float) -> list[Event]:
         if self._stopping is not None:
             return self._finish(self._stopping, now)
         cell = execution.cell
@@ -213,7 +213,7 @@ class CellFlow(ABC):
             announce.append(ev.Announce(cell))
         return [ev.CellStarted(cell, len(self.cells)), *announce, ev.Send(message)]
 
-    def _send_again(self, execution: Execution, reason: str, now: float, *, tell: bool) -> list[Event]:
+    def _send_again(self, execution: CellRequest, reason: str, now: float, *, tell: bool) -> list[Event]:
         """Make a cell's request once more, under another id."""
         if self._stopping is not None:
             return self._finish(self._stopping, now)
@@ -228,7 +228,7 @@ class CellFlow(ABC):
 
     # --- Messages
 
-    def _overhear(self, parent: str, now: float) -> Execution | None:
+    def _overhear(self, parent: str, now: float) -> CellRequest | None:
         """Recognise a message of a cell that an earlier process has sent."""
         if not self._resumed:
             return None
@@ -243,7 +243,7 @@ class CellFlow(ABC):
         return None
 
     def _iopub(
-        self, execution: Execution, message: Message, *, recorded: bool = False, show: bool = True
+        self, execution: CellRequest, message: Message, *, recorded: bool = False, show: bool = True
     ) -> list[Event]:
         msg_type, content = message["header"].get("msg_type"), message["content"]
         if msg_type == "status":
@@ -280,7 +280,7 @@ class CellFlow(ABC):
             events += self._lost(execution, reason)
         return events
 
-    def _replied(self, execution: Execution, message: Message, now: float) -> list[Event]:
+    def _replied(self, execution: CellRequest, message: Message, now: float) -> list[Event]:
         msg_type = message["header"].get("msg_type")
         if msg_type == "execute_reply":
             execution.reply = message["content"]
@@ -289,7 +289,7 @@ class CellFlow(ABC):
             return self._asked_for_input(execution.cell, now)
         return []
 
-    def _lost(self, execution: Execution, reason: str) -> list[Event]:
+    def _lost(self, execution: CellRequest, reason: str) -> list[Event]:
         if reason in execution.losses:
             return []
         execution.losses.append(reason)
@@ -301,7 +301,7 @@ class CellFlow(ABC):
         error = outcomes.cell_error(cell, self._name(cell), outcomes.NO_STDIN, "input() was called", "")
         return self._stop_cell(error, now)
 
-    def _maybe_ended(self, execution: Execution, now: float) -> list[Event]:
+    def _maybe_ended(self, execution: CellRequest, now: float) -> list[Event]:
         if not execution.over:
             if execution.reply is not None or execution.idle:
                 self._settle_at = now + self._options.settle_time
@@ -314,7 +314,7 @@ class CellFlow(ABC):
             return self._ask_behind(now)
         return self._cell_ended(execution, now)
 
-    def _cell_ended(self, execution: Execution, now: float) -> list[Event]:
+    def _cell_ended(self, execution: CellRequest, now: float) -> list[Event]:
         cell, reply = execution.cell, execution.reply or {}
         events: list[Event] = []
         if execution.suspect:
@@ -345,7 +345,7 @@ class CellFlow(ABC):
             following.append(ev.Save(required=False))  # behind the next request: the kernel works meanwhile
         return [*events, *following]
 
-    def _hand_out(self, execution: Execution) -> StudioError | None:
+    def _hand_out(self, execution: CellRequest) -> StudioError | None:
         """Note the values that a cell hands out; return why that cannot be."""
         try:
             for output in execution.outputs.collect() if execution.hands_out else ():
@@ -363,7 +363,7 @@ class CellFlow(ABC):
         if state is None:
             return self._kernel_died(outcomes.STARTED_AGAIN, now)
         if state.broken:
-            raise WireError(f"its record broke: {state.broken}")
+            raise MessageError(f"its record broke: {state.broken}")
         self._known.update((entry.msg_id, entry) for entry in state.requests)
         if state.next is not None:
             return [self._ask(iq.STATE, now, start=state.next)]
@@ -390,7 +390,7 @@ class CellFlow(ABC):
         # Of what an earlier process may have sent, and has not, there is nothing to tell.
         return self._send_again(execution, "the kernel never got it", now, tell=execution.sent)
 
-    def _recorded(self, execution: Execution) -> kernel_record.Recorded | None:
+    def _recorded(self, execution: CellRequest) -> kernel_record.Recorded | None:
         """Find a cell's request in the kernel's record: the expected one, or a later one of an earlier process."""
         cell, found, newest = execution.cell, None, self._ledger.attempt(execution.cell)
         for msg_id, entry in self._known.items():
@@ -402,7 +402,7 @@ class CellFlow(ABC):
             self._expect(cell, execution.started)
         return found
 
-    def _adopt(self, execution: Execution, recorded: kernel_record.Recorded, now: float) -> list[Event]:
+    def _adopt(self, execution: CellRequest, recorded: kernel_record.Recorded, now: float) -> list[Event]:
         """Take what the record tells of a request that has ended."""
         execution.seen = True
         if execution.reply is None:
@@ -422,7 +422,7 @@ class CellFlow(ABC):
         if execution is None:
             return []
         if part is None:
-            raise WireError("the kernel's record has forgotten a request")
+            raise MessageError("the kernel's record has forgotten a request")
         self._fetched += part.messages
         if part.next is not None:
             return [self._ask(iq.FETCH, now, start=part.next)]
@@ -443,7 +443,7 @@ class CellFlow(ABC):
             events.append(ev.OutputRecovered(execution.cell, missed))
         return [*events, *self._cell_ended(execution, now)]
 
-    def _settle(self, execution: Execution, count: object, now: float) -> list[Event]:
+    def _settle(self, execution: CellRequest, count: object, now: float) -> list[Event]:
         """Decide on a cell, now that a kernel without a record has answered a question behind it.
 
         Replies and outputs each come in order, so what the answer overtook will never come.
@@ -479,7 +479,7 @@ class CellFlow(ABC):
         last = self._ledger.last_count(self.cells)
         return self._ledger.records or (last > 0 and last == self.executed)
 
-    def _ran_unheard(self, execution: Execution, now: float) -> list[Event]:
+    def _ran_unheard(self, execution: CellRequest, now: float) -> list[Event]:
         """Count a cell as run: an earlier process sent a later one, which it does after success only."""
         execution.reply, execution.idle = {"status": "ok", "execution_count": 0}, True
         execution.suspect = True
@@ -487,7 +487,7 @@ class CellFlow(ABC):
         self._ledger.forget_count(execution.cell)
         return following
 
-    def _unknown(self, execution: Execution, now: float) -> list[Event]:
+    def _unknown(self, execution: CellRequest, now: float) -> list[Event]:
         cell = execution.cell
         if execution.error_output is not None:
             execution.reply, execution.idle = {"status": "error", **execution.error_output}, True

@@ -38,7 +38,7 @@ class CheckProcess:
     Asked for where the kernel has given no sign of life for long, which the server may have no word for, and where
     it does not read what it is sent: the look wakes it up.
 
-    :ivar process: names the process, where it is known; see :func:`kernel_look.this_process`.
+    :ivar process: names the process, where it is known; see :func:`kernel_probe_source.this_process`.
     :ivar silence: for how long it has given no sign, in seconds.
     """
 

@@ -20,7 +20,7 @@ from airflow_provider_smstudio.studio.execution import outcomes
 from airflow_provider_smstudio.studio.execution.cells import CellFlow
 from airflow_provider_smstudio.studio.execution.events import Event
 from airflow_provider_smstudio.studio.execution.options import RunOptions
-from airflow_provider_smstudio.studio.execution.reconnect import Link
+from airflow_provider_smstudio.studio.execution.reconnect import ConnectionState
 from airflow_provider_smstudio.studio.protocol.messages import Message, request
 
 _BEAT = "-beat"
@@ -56,7 +56,7 @@ class ConnectedFlow(CellFlow):
             announced=announced,
             unbroken=unbroken,
         )
-        self._link = Link(options.reconnect_timeout)
+        self._link = ConnectionState(options.reconnect_timeout)
         self.replays = options.replays
         """Whether the server keeps what comes while nobody is connected; a driver that learns it may say so."""
         # What kind of kernel it is may not have been saved yet.

@@ -21,7 +21,7 @@ _LONGEST_VALUE = 1000
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Outcome:
     """What a cell's end means.
 
     :ivar error: what went wrong, None after success.
@@ -32,7 +32,7 @@ class Verdict:
     ends_notebook: bool = False
 
 
-def judge(cell: CodeCell, name: str, reply: Mapping[str, Any], error_output: Mapping[str, Any] | None) -> Verdict:
+def judge(cell: CodeCell, name: str, reply: Mapping[str, Any], error_output: Mapping[str, Any] | None) -> Outcome:
     """Tell what a cell's ``execute_reply`` means.
 
     :param cell: the cell.
@@ -41,15 +41,15 @@ def judge(cell: CodeCell, name: str, reply: Mapping[str, Any], error_output: Map
     :param error_output: the cell's ``error`` output, if it brought one; it is preferred to the reply.
     """
     if asks_to_exit(reply):
-        return Verdict(ends_notebook=True)
+        return Outcome(ends_notebook=True)
     if did_not_run(reply):
-        return Verdict(RunError(f"{name} was not run: the kernel answered {reply.get('status')!r}"))
+        return Outcome(RunError(f"{name} was not run: the kernel answered {reply.get('status')!r}"))
     if reply.get("status") == "ok":
-        return Verdict()
+        return Outcome()
     ename, evalue, traceback = raised(error_output or reply)
     if is_clean_exit(ename, evalue):
-        return Verdict(ends_notebook=True)
-    return Verdict(cell_error(cell, name, ename, evalue, traceback))
+        return Outcome(ends_notebook=True)
+    return Outcome(cell_error(cell, name, ename, evalue, traceback))
 
 
 def cell_error(cell: CodeCell, name: str, ename: str, evalue: str, traceback: str) -> CellError:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from airflow_provider_smstudio.studio.execution.cell_request import Execution
+from airflow_provider_smstudio.studio.execution.cell_request import CellRequest
 from airflow_provider_smstudio.studio.protocol.kernel_record import HOUSEKEEPING
 from airflow_provider_smstudio.studio.protocol.messages import Message
 
@@ -19,7 +19,7 @@ READY, BEHIND, INSTALL, STATE, FETCH, REFUSE = "ready", "behind", "install", "st
 
 
 @dataclass
-class Inquiry:
+class Query:
     """A question.
 
     :ivar kind: what is asked: ``ready`` is the first ``kernel_info_request``, ``behind`` a request behind a cell
@@ -31,13 +31,13 @@ class Inquiry:
 
     kind: str
     asked: float
-    execution: Execution | None
+    execution: CellRequest | None
     reply: Mapping[str, Any] | None = None
     idle: bool = False
     half: float | None = None
 
 
-class Inquiries:
+class Queries:
     """The questions that are open.
 
     :param session_id: the client session's id.
@@ -45,7 +45,7 @@ class Inquiries:
 
     def __init__(self, session_id: str) -> None:
         self._session_id = session_id
-        self._open: dict[str, Inquiry] = {}
+        self._open: dict[str, Query] = {}
 
     def __bool__(self) -> bool:
         return bool(self._open)
@@ -76,9 +76,9 @@ class Inquiries:
         """Make an id for a question that the kernel's record shall not hold."""
         return f"{self._session_id}{HOUSEKEEPING}{uuid.uuid4().hex}"
 
-    def ask(self, message: Message, kind: str, now: float, execution: Execution | None = None) -> Message:
+    def ask(self, message: Message, kind: str, now: float, execution: CellRequest | None = None) -> Message:
         """Note a question that is about to be sent."""
-        self._open[message["header"]["msg_id"]] = Inquiry(kind, now, execution)
+        self._open[message["header"]["msg_id"]] = Query(kind, now, execution)
         return message
 
     def drop(self, *kinds: str) -> None:
@@ -89,7 +89,7 @@ class Inquiries:
         """Tell whether a message with this parent belongs to an open question."""
         return parent in self._open
 
-    def take(self, parent: str, message: Message, now: float) -> Inquiry | None:
+    def take(self, parent: str, message: Message, now: float) -> Query | None:
         """Take a message that belongs to an open question.
 
         :return: the question when that answered it: reply and idle have come, since only the idle proves that

@@ -6,7 +6,7 @@ _FIRST_PAUSE = 0.5
 _LONGEST_PAUSE = 15.0
 
 
-class Link:
+class ConnectionState:
     """The state of the connection to the kernel.
 
     :param limit: seconds after which a connection that is down is given up.

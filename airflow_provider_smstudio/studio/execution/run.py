@@ -43,10 +43,10 @@ from airflow_provider_smstudio.studio.execution import queries as iq
 from airflow_provider_smstudio.studio.execution.cell_request import count_request
 from airflow_provider_smstudio.studio.execution.events import Event
 from airflow_provider_smstudio.studio.execution.liveness import ConnectedFlow, is_heartbeat
+from airflow_provider_smstudio.studio.execution.memory import MemoryGauge
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.protocol import kernel_record
-from airflow_provider_smstudio.studio.protocol.instance_metrics import MemoryGauge
-from airflow_provider_smstudio.studio.protocol.messages import Message, WireError, parent_id, request
+from airflow_provider_smstudio.studio.protocol.messages import Message, MessageError, parent_id, request
 
 _HALF_LIMIT = 15.0
 """Seconds after which a kernel is given up that has run nothing, and of which only half an answer comes."""
@@ -58,7 +58,7 @@ _LONGEST_HALF = 120.0
 class NotebookRun(ConnectedFlow):
     """The run of one notebook on one kernel.
 
-    :param notebook: the notebook, with its parameters injected and :func:`notebook.begin_metadata` applied;
+    :param notebook: the notebook, with its parameters injected and :func:`document.begin_metadata` applied;
         it is filled with outputs and metadata in place.
     :param session_id: the client session's id, the same for every websocket and process of this run.
     :param options: limits and switches.
@@ -355,7 +355,7 @@ class NotebookRun(ConnectedFlow):
             else since + self._half_limit
         )
 
-    def _answered(self, inquiry: iq.Inquiry, now: float) -> list[Event]:
+    def _answered(self, inquiry: iq.Query, now: float) -> list[Event]:
         reply = inquiry.reply or {}
         self._half_since = None
         self._heard()
@@ -368,13 +368,13 @@ class NotebookRun(ConnectedFlow):
             return self._settle(execution, reply.get("execution_count"), now) if execution else []
         try:
             return self._record_answered(inquiry, reply, now)
-        except WireError as error:
+        except MessageError as error:
             self._ledger.recording(False)
             self._recording = False
             self._saves.soon()
             return [ev.RecordEnded(str(error)), *self._ask_anew(now)]
 
-    def _record_answered(self, inquiry: iq.Inquiry, reply: Mapping[str, Any], now: float) -> list[Event]:
+    def _record_answered(self, inquiry: iq.Query, reply: Mapping[str, Any], now: float) -> list[Event]:
         if inquiry.kind == iq.STATE:
             return self._state_known(kernel_record.read_state(reply, self._session_id), now)
         if inquiry.kind == iq.FETCH:

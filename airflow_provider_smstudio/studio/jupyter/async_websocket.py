@@ -1,4 +1,4 @@
-"""One kernel's websocket on an event loop, on aiohttp; what :mod:`channel` is for a thread.
+"""One kernel's websocket on an event loop, on aiohttp; what :mod:`websocket` is for a thread.
 
 A process that watches over a thousand runs has a thousand of these, so they share one client and one set of
 certificates, and ask for less: the other side is pinged rarely, and asyncio's buffer for TLS, 256 KiB for each
@@ -20,7 +20,7 @@ import aiohttp
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError
 from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
 from airflow_provider_smstudio.studio.jupyter.websocket import DEAF_LIMIT, LOGIN_ENDED, channel_path, trust
-from airflow_provider_smstudio.studio.protocol.messages import V1, Message, WireError, decode, encode
+from airflow_provider_smstudio.studio.protocol.messages import V1, Message, MessageError, decode, encode
 
 PING_AFTER = 10.0
 """Seconds of silence after which the other side is asked whether it is there."""
@@ -40,7 +40,7 @@ _HURRIED = 2
 runs pay for with a sixth of their process's time."""
 
 
-class AsyncKernelChannel:
+class AsyncKernelWebSocket:
     """An open websocket to a kernel; make one with :func:`connect`."""
 
     def __init__(self, ws: WebSocket) -> None:
@@ -97,7 +97,7 @@ class AsyncKernelChannel:
     def _message(self, payload: bytes | str) -> Message:
         try:
             return decode(payload, self.subprotocol)
-        except WireError as error:
+        except MessageError as error:
             raise ConnectionLostError(f"the kernel's websocket brought {error}") from error
 
     async def hand_over(self) -> AsyncIterator[Message]:
@@ -142,7 +142,7 @@ class AsyncKernelChannel:
         await self._quietly(self._ws.ping())
 
     async def _hurry(self) -> None:
-        """Acknowledge what has come at once: the server may wait for that; see :mod:`channel`."""
+        """Acknowledge what has come at once: the server may wait for that; see :mod:`websocket`."""
         if self._hurried >= _HURRIED:
             return
         self._hurried += 1
@@ -211,8 +211,8 @@ class Sockets:
 
 async def connect(
     sockets: Sockets, session: StudioSession, kernel_id: str, session_id: str, *, timeout: float, renew: Any
-) -> AsyncKernelChannel:
-    """Open a kernel's websocket; like :func:`channel.connect`.
+) -> AsyncKernelWebSocket:
+    """Open a kernel's websocket; like :func:`websocket.connect`.
 
     :param renew: called with the number of logins known, and awaited, when the login has ended.
     :raises KernelStartError: when the server knows no such kernel, or could not reach it.
@@ -224,7 +224,7 @@ async def connect(
         await renew(seen)
         ws, status = await _try_handshake(sockets, session, path, timeout)
     if ws is not None:
-        channel = AsyncKernelChannel(ws)
+        channel = AsyncKernelWebSocket(ws)
         await channel.ping()  # does the other side answer pings at all?
         return channel
     if status in (404, 500):

@@ -24,6 +24,7 @@ from airflow_provider_smstudio.studio.errors import (
     InvalidInputError,
     LoginError,
     LoginLinkExpiredError,
+    NoAnswerError,
     ServerError,
     SessionExpiredError,
 )
@@ -41,10 +42,6 @@ _PROOF_PAUSES = (0.2, 0.5, 1.0, 2.0)
 _READ_TIMEOUT = 60.0
 _HURRIED = 4.0
 """A limit of so many seconds or less is that of a task that is being killed."""
-
-
-class NoAnswerError(LoginError):
-    """The connection to Studio failed; trying again may help."""
 
 
 class StudioSession:

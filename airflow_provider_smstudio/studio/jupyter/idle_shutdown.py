@@ -13,7 +13,7 @@ import logging
 import threading
 
 from airflow_provider_smstudio.studio.errors import StudioError
-from airflow_provider_smstudio.studio.jupyter.instance_meter import Begin
+from airflow_provider_smstudio.studio.jupyter.background import Begin
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ INTERVAL = 600.0
 """Seconds between two looks. Studio's shortest idle timeout is 60 minutes."""
 
 
-class ActivityKeeper:
+class ActivityReporter:
     """Looks now and then whether the server notes the activity of one run's kernel, and shows it if not.
 
     Nothing here delays a run or fails it.

@@ -7,42 +7,21 @@ images without the extension by AWS.
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from airflow_provider_smstudio.studio.app_types import JUPYTER_LAB
-from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
-from airflow_provider_smstudio.studio.protocol.instance_metrics import (
-    THRESHOLDS,
-    Memory,
-    MemoryGauge,
-    Reading,
-    read_memory,
-)
+from airflow_provider_smstudio.studio.jupyter.background import Begin
+from airflow_provider_smstudio.studio.protocol.instance_metrics import THRESHOLDS, Memory, Reading, read_memory
 
 _PATH = "aws/sagemaker/api/instance/metrics"
 _TIMEOUT = 5.0
-_MAX_AGE = 20.0
+MAX_AGE = 20.0
 """Seconds for which a reading is good for every run."""
 
 _PAUSE = 300.0
 """Seconds after an answer that does not tell, before the server is asked again."""
-
-Begin = Callable[[Callable[[], None]], object]
-"""Has something done in the background."""
-
-
-class MeteredRun(Protocol):
-    """What :func:`look` knows of a run."""
-
-    memory: MemoryGauge
-
-    @property
-    def at_work(self) -> bool:
-        """Whether its kernel has answered and it is not over."""
 
 
 class InstanceMeter:
@@ -82,7 +61,7 @@ class InstanceMeter:
         self._newest = Reading(memory, now, kernels)
         return self._newest
 
-    def newest(self, now: float, begin: Begin, *, max_age: float = _MAX_AGE) -> Reading | None:
+    def newest(self, now: float, begin: Begin, *, max_age: float = MAX_AGE) -> Reading | None:
         """Return the newest reading if it is fresh; it waits for nothing.
 
         :param now: the monotonic clock's reading.
@@ -92,7 +71,7 @@ class InstanceMeter:
         found = self._newest
         if found is None or now > found.at + max_age:
             self._begin(now, begin, max_age)
-        return found if found is not None and now <= found.at + _MAX_AGE else None
+        return found if found is not None and now <= found.at + MAX_AGE else None
 
     def _begin(self, now: float, begin: Begin, pause: float) -> None:
         if self._busy or now < self._asked_at + pause or self._is_quiet(now):
@@ -121,19 +100,3 @@ class InstanceMeter:
             return response.status_code, response.json() if response.status_code == 200 else None
         except Exception:  # whatever it is: nobody has to know
             return None, None
-
-
-def look(run: MeteredRun, meter: InstanceMeter, begin: Begin, now: float) -> list[ev.Event]:
-    """Have a run take the newest reading when it is time; return what is worth telling. It waits for nothing."""
-    gauge = run.memory
-    if not gauge.due(now) or not run.at_work:
-        return []
-    gauge.wait(now)  # so that a run with a thousand messages a second does not look a thousand times
-    reading = meter.newest(now, begin, max_age=min(gauge.interval * 2 / 3, _MAX_AGE))
-    change = gauge.take(reading, now) if reading is not None else None
-    return [ev.InstanceMemory(reading, change)] if reading is not None and change is not None else []
-
-
-def in_daemon(work: Callable[[], None]) -> None:
-    """Do something in a thread of its own that keeps no process from ending."""
-    threading.Thread(target=work, name="smstudio-background", daemon=True).start()

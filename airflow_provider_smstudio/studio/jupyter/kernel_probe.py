@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError, StudioError
-from airflow_provider_smstudio.studio.jupyter import websocket as channels
+from airflow_provider_smstudio.studio.jupyter import websocket as websockets
 from airflow_provider_smstudio.studio.jupyter.kernel_removal import remove_kernel
 from airflow_provider_smstudio.studio.jupyter.kernel_start import wait_until_settled
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
@@ -41,7 +41,7 @@ _EXPRESSION = "smstudio"
 
 
 @dataclass(frozen=True)
-class Finding:
+class ProbeResult:
     """What a look has shown.
 
     :ivar began: when it began, by the monotonic clock.
@@ -54,7 +54,7 @@ class Finding:
     reason: str = ""
 
 
-class Lookout:
+class KernelProbe:
     """Looks for the kernel of one run, in the background.
 
     :param server: the Jupyter server.
@@ -64,7 +64,7 @@ class Lookout:
     def __init__(self, server: JupyterServer, path: str) -> None:
         self._server, self._path = server, path
         self._lock = threading.Lock()
-        self._finding: Finding | None = None
+        self._finding: ProbeResult | None = None
         self._second: SecondKernel | None = None
         self._done = threading.Event()
         self._done.set()
@@ -73,7 +73,7 @@ class Lookout:
         """Begin to look; nothing happens while an earlier look is under way.
 
         :param kernel_id: the kernel to look for.
-        :param process: its process, where it is known: :func:`kernel_look.this_process`.
+        :param process: its process, where it is known: :func:`kernel_probe_source.this_process`.
         :param begin: has something done in a thread.
         """
         with self._lock:
@@ -86,7 +86,7 @@ class Lookout:
         except RuntimeError:  # no thread is to be had
             self._done.set()
 
-    def take(self) -> Finding | None:
+    def take(self) -> ProbeResult | None:
         """Return what the last look has shown, once."""
         with self._lock:
             found, self._finding = self._finding, None
@@ -106,16 +106,16 @@ class Lookout:
 
     def _look(self, second: SecondKernel, kernel_id: str, process: str | None) -> None:
         began = time.monotonic()
-        finding = Finding(began, None, "the look failed")
+        finding = ProbeResult(began, None, "the look failed")
         try:
             with self._server.one_look, second:
                 text = second.ask(look_source(process, kernel_id))
             there = {kernel_probe_source.GONE: False, kernel_probe_source.THERE: True}.get(text)
-            finding = Finding(began, there, "" if there is not None else "nothing here tells")
+            finding = ProbeResult(began, there, "" if there is not None else "nothing here tells")
         except StudioError as error:
-            finding = Finding(began, None, str(error))
+            finding = ProbeResult(began, None, str(error))
         except Exception as error:  # whatever it is, the next look may do better
-            finding = Finding(began, None, type(error).__name__)
+            finding = ProbeResult(began, None, type(error).__name__)
         finally:
             with self._lock:
                 self._finding = finding
@@ -149,7 +149,7 @@ class SecondKernel:
         self.begun = False
         self._session_id: str | None = None
         self._given_up = threading.Event()
-        self._channel: channels.KernelChannel | None = None
+        self._websocket: websockets.KernelWebSocket | None = None
         self.kernel_id: str | None = None
 
     def __enter__(self) -> SecondKernel:
@@ -178,13 +178,13 @@ class SecondKernel:
         :param limit: seconds to wait for the answer.
         :raises StudioError: when there is no answer.
         """
-        channel = self._channel
-        assert channel is not None  # noqa: S101  # __enter__ has opened it
+        websocket = self._websocket
+        assert websocket is not None  # noqa: S101  # __enter__ has opened it
         message = _question(code)
-        channel.send(message)
-        deadline = time.monotonic() + limit
+        websocket.send(message)
+        deadline = time.monotonic() + _LIMIT
         while time.monotonic() < deadline and not self._given_up.is_set():
-            answer = channel.receive(0.5)
+            answer = websocket.receive(0.5)
             if answer is None or answer["header"].get("msg_type") != "execute_reply":
                 continue
             if answer["parent_header"].get("msg_id") == message["header"]["msg_id"]:
@@ -201,10 +201,10 @@ class SecondKernel:
         while True:
             self._require_wanted()
             try:
-                self._channel = channels.connect(
+                self._websocket = websockets.connect(
                     self._server.session, self.kernel_id, uuid.uuid4().hex, timeout=_LIMIT
                 )
-                wait_until_settled(self._server, self.kernel_id, self._channel, self._require_wanted)
+                wait_until_settled(self._server, self.kernel_id, self._websocket, self._require_wanted)
                 return
             except (ConnectionLostError, KernelStartError):  # jupyter_server_documents refuses it at first
                 if time.monotonic() >= deadline:
@@ -217,10 +217,10 @@ class SecondKernel:
 
     def remove(self) -> None:
         """Remove the kernel; a failure is logged. Harmless when that is done already."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
+        websocket, self._websocket = self._websocket, None
+        if websocket is not None:
             with contextlib.suppress(StudioError):
-                channel.close()
+                websocket.close()
         if not self.begun:
             return
         hurry = self._given_up.is_set()

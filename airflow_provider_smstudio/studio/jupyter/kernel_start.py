@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, StudioError
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer, counts_websockets
-from airflow_provider_smstudio.studio.jupyter.websocket import KernelChannel
+from airflow_provider_smstudio.studio.jupyter.websocket import KernelWebSocket
 from airflow_provider_smstudio.studio.protocol.messages import request
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ _LIMIT = 30.0
 
 
 def wait_until_settled(
-    server: JupyterServer, kernel_id: str, channel: KernelChannel, check: Callable[[], None]
+    server: JupyterServer, kernel_id: str, websocket: KernelWebSocket, check: Callable[[], None]
 ) -> None:
     """Wait until the server has ended its own questions to a kernel whose websocket has just been opened.
 
@@ -33,7 +33,7 @@ def wait_until_settled(
 
     :param server: the Jupyter server.
     :param kernel_id: the kernel, which has been sent nothing yet.
-    :param channel: its websocket; what comes meanwhile is nobody's.
+    :param websocket: its websocket; what comes meanwhile is nobody's.
     :param check: called meanwhile; what it raises ends the waiting.
     """
     if server.classic:
@@ -49,8 +49,8 @@ def wait_until_settled(
                 return
             if answered_at is None and (asked_at is None or now >= asked_at + 1):
                 asked_at = now
-                channel.send(request("kernel_info_request", {}, session=session, channel="control"))
-            message = channel.receive(0.1)
+                websocket.send(request("kernel_info_request", {}, session=session, channel="control"))
+            message = websocket.receive(0.1)
         except ConnectionLostError:
             return  # the run will notice
         except StudioError as error:

@@ -36,7 +36,7 @@ class JupyterServer:
 
     :param session: the authenticated session.
     :ivar meter: tells how full the memory of a space's instance is; it raises nothing.
-    :ivar one_look: held while a second kernel looks for another one; see :mod:`lookout`.
+    :ivar one_look: held while a second kernel looks for another one; see :mod:`kernel_probe`.
     """
 
     def __init__(self, session: StudioSession) -> None:
@@ -237,11 +237,11 @@ class JupyterServer:
         self._call("POST", f"api/kernels/{quote(kernel_id)}/interrupt", ok=(200, 204), timeout=timeout)
 
     def delete_session(self, session_id: str, *, timeout: float = 60) -> None:
-        """Remove a session with its kernel; one that is gone already is fine. See :mod:`removal`."""
+        """Remove a session with its kernel; one that is gone already is fine. See :mod:`kernel_removal`."""
         self._call("DELETE", f"api/sessions/{quote(session_id)}", ok=(200, 204, 404, 410), timeout=timeout)
 
     def delete_kernel(self, kernel_id: str, *, timeout: float = 60) -> None:
-        """Remove a kernel; one that is gone already is fine. See :mod:`removal`."""
+        """Remove a kernel; one that is gone already is fine. See :mod:`kernel_removal`."""
         self._call("DELETE", f"api/kernels/{quote(kernel_id)}", ok=(200, 204, 404), timeout=timeout)
 
     # --- What Studio's idle shutdown looks at

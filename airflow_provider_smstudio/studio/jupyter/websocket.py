@@ -24,7 +24,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError
 from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
-from airflow_provider_smstudio.studio.protocol.messages import V1, Message, WireError, decode, encode
+from airflow_provider_smstudio.studio.protocol.messages import V1, Message, MessageError, decode, encode
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 PING_AFTER = 5.0
@@ -40,7 +40,7 @@ _HAND_OVER_LIMIT = 10.0
 LOGIN_ENDED = (200, 301, 302, 303, 307, 308, 401, 403)
 
 
-class KernelChannel:
+class KernelWebSocket:
     """An open websocket to a kernel; make one with :func:`connect`."""
 
     def __init__(self, ws: Any) -> None:
@@ -102,7 +102,7 @@ class KernelChannel:
     def _message(self, opcode: int, payload: bytes) -> Message:
         try:
             return decode(payload.decode() if opcode == websocket.ABNF.OPCODE_TEXT else payload, self.subprotocol)
-        except (WireError, UnicodeDecodeError) as error:
+        except (MessageError, UnicodeDecodeError) as error:
             raise ConnectionLostError(f"the kernel's websocket brought {error}") from error
 
     def hand_over(self) -> Iterator[Message]:
@@ -174,7 +174,7 @@ class KernelChannel:
         return bool(select.select([sock], [], [], 0)[0])
 
 
-def connect(session: StudioSession, kernel_id: str, session_id: str, *, timeout: float) -> KernelChannel:
+def connect(session: StudioSession, kernel_id: str, session_id: str, *, timeout: float) -> KernelWebSocket:
     """Open a kernel's websocket.
 
     The server answers the handshake when the kernel is ready, or not at all if it died; so this may take long.
@@ -192,7 +192,7 @@ def connect(session: StudioSession, kernel_id: str, session_id: str, *, timeout:
         session.renew(seen)
         ws, status = _try_handshake(session, kernel_id, session_id, timeout)
     if status == 101:
-        return KernelChannel(ws)
+        return KernelWebSocket(ws)
     if status in (404, 500):
         raise KernelStartError(
             f"the kernel died while starting: the server answered its websocket with HTTP {status}"

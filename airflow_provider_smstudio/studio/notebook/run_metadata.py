@@ -18,10 +18,10 @@ from airflow_provider_smstudio.studio.notebook.document import METADATA_KEY, Cod
 from airflow_provider_smstudio.studio.protocol.messages import Message
 
 
-class Ledger:
+class RunMetadata:
     """Keeps the records of one run.
 
-    :param notebook: the notebook, with :func:`notebook.begin_metadata` applied.
+    :param notebook: the notebook, with :func:`document.begin_metadata` applied.
     :param now: the monotonic clock's reading at this moment, in seconds.
     :param started_at: the wall clock's reading at this moment; the current time by default.
     :param resumed: the notebook holds the records of an earlier process, which are gone on with.
@@ -67,7 +67,7 @@ class Ledger:
 
     @property
     def process(self) -> str | None:
-        """The kernel's process, where that is known; see :func:`kernel_look.this_process`."""
+        """The kernel's process, where that is known; see :func:`kernel_probe_source.this_process`."""
         found = self._run.get("process")
         return found if isinstance(found, str) else None
 

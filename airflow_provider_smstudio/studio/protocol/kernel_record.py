@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_provider_smstudio.studio.protocol import kernel_record_source
-from airflow_provider_smstudio.studio.protocol.messages import Message, WireError, request
+from airflow_provider_smstudio.studio.protocol.messages import Message, MessageError, request
 
 HOUSEKEEPING = kernel_record_source.HOUSEKEEPING
 """Part of the ``msg_id`` of every request to the record; the record takes no notice of such requests."""
@@ -46,7 +46,8 @@ class Installed:
     :ivar ok: whether the kernel records the run from now on.
     :ivar reason: why it does not.
     :ivar resumed: whether it had a record of this run already.
-    :ivar process: names the kernel's process, see :func:`kernel_look.this_process`; None where it does not say.
+    :ivar process: names the kernel's process, see
+    :func:`kernel_probe_source.this_process`; None where it does not say.
     """
 
     ok: bool
@@ -209,7 +210,7 @@ def read_installed(reply: Mapping[str, Any]) -> Installed:
     """
     answer = _answer(reply)
     if answer is None:
-        raise WireError("the kernel's record answered nothing")
+        raise MessageError("the kernel's record answered nothing")
     return Installed(
         ok=_take(answer, "ok", bool),
         reason=_take_or_none(answer, "reason", str),
@@ -230,7 +231,7 @@ def read_state(reply: Mapping[str, Any], run_key: str) -> RecordState | None:
     if answer is None or _take(answer, "run", str) != run_key:
         return None
     if _take(answer, "version", int) != VERSION:
-        raise WireError(f"the kernel's record is of version {answer['version']}, not {VERSION}")
+        raise MessageError(f"the kernel's record is of version {answer['version']}, not {VERSION}")
     return RecordState(
         run=run_key,
         broken=_take_or_none(answer, "broken", str),
@@ -276,7 +277,7 @@ def read_refused(reply: Mapping[str, Any]) -> bool:
     """
     answer = _answer(reply)
     if answer is None:
-        raise WireError("the kernel's record is gone")
+        raise MessageError("the kernel's record is gone")
     refused: bool = _take(answer, "refused", bool)
     return refused
 
@@ -310,21 +311,21 @@ def _question(session_id: str, msg_id: str, expression: str) -> Message:
 def _answer(reply: Mapping[str, Any]) -> dict[str, Any] | None:
     """Find the record's answer in a reply; None if there is no record."""
     if reply.get("status") != "ok":
-        raise WireError(f"the kernel put the request to its record aside: {reply.get('status')!r}")
+        raise MessageError(f"the kernel put the request to its record aside: {reply.get('status')!r}")
     value = _take(_take(reply, "user_expressions", dict), _EXPRESSION, dict)
     if value.get("status") != "ok":
-        raise WireError(f"the kernel's record raised {value.get('ename')}: {str(value.get('evalue'))[:500]}")
+        raise MessageError(f"the kernel's record raised {value.get('ename')}: {str(value.get('evalue'))[:500]}")
     text = _take(_take(value, "data", dict), "text/plain", str)
     try:
         answer = json.loads("null" if text == "None" else text)
     except (ValueError, RecursionError) as error:
-        raise WireError(f"the kernel's record answered no JSON ({len(text)} characters): {error}") from error
+        raise MessageError(f"the kernel's record answered no JSON ({len(text)} characters): {error}") from error
     if answer is None:
         return None
     if not isinstance(answer, dict):
-        raise WireError(f"the kernel's record answered a {type(answer).__name__}")
+        raise MessageError(f"the kernel's record answered a {type(answer).__name__}")
     if "failed" in answer:
-        raise WireError(f"the kernel's record failed: {str(answer['failed'])[:500]}")
+        raise MessageError(f"the kernel's record failed: {str(answer['failed'])[:500]}")
     return answer
 
 
@@ -351,7 +352,7 @@ def _message(item: Any) -> Message:
     try:
         message["buffers"] = [base64.b64decode(text, validate=True) for text in _take(item, "buffers", list)]
     except (ValueError, TypeError) as error:
-        raise WireError(f"the kernel's record answered a bad buffer: {error}") from error
+        raise MessageError(f"the kernel's record answered a bad buffer: {error}") from error
     return message
 
 
@@ -359,14 +360,14 @@ def _take(fields: Any, key: str, kind: type[Any]) -> Any:
     """Take a field that has to be there, of this type."""
     value = _take_or_none(fields, key, kind)
     if value is None:
-        raise WireError(f"the kernel's record answered without {key}")
+        raise MessageError(f"the kernel's record answered without {key}")
     return value
 
 
 def _take_or_none(fields: Any, key: str, kind: type[Any]) -> Any:
     if not isinstance(fields, Mapping):
-        raise WireError(f"the kernel's record answered a {type(fields).__name__} with no {key}")
+        raise MessageError(f"the kernel's record answered a {type(fields).__name__} with no {key}")
     value = fields.get(key)
     if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-        raise WireError(f"the kernel's record answered a {key} of type {type(value).__name__}")
+        raise MessageError(f"the kernel's record answered a {key} of type {type(value).__name__}")
     return value

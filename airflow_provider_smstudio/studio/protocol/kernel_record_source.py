@@ -451,7 +451,7 @@ def uninstall() -> None:
 
 
 def _process() -> "str | None":
-    """Name this process for a look at it from beside; as ``kernel_look.this_process`` does."""
+    """Name this process for a look at it from beside; as ``kernel_probe_source.this_process`` does."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as boot, open("/proc/self/stat") as stat:
             start = stat.read().rpartition(")")[2].split()[19]

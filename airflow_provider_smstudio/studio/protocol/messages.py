@@ -33,7 +33,7 @@ Message = dict[str, Any]
 """A Jupyter message: channel, header, parent_header, metadata, content, buffers."""
 
 
-class WireError(ValueError):
+class MessageError(ValueError):
     """A frame that is no Jupyter message."""
 
 
@@ -99,7 +99,7 @@ def decode(payload: bytes | str, subprotocol: str | None) -> Message:
             message = _decode_default_binary(payload)
         return _complete(message)
     except (ValueError, KeyError, TypeError, IndexError, struct.error, RecursionError) as error:
-        raise WireError(f"not a Jupyter message ({len(payload)} characters or bytes): {error}") from error
+        raise MessageError(f"not a Jupyter message ({len(payload)} characters or bytes): {error}") from error
 
 
 def _complete(message: Any) -> Message:

@@ -13,7 +13,7 @@ from typing import Any
 from airflow_provider_smstudio.studio.errors import InvalidInputError
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.runs.identity import is_our_session, watched_since
-from airflow_provider_smstudio.studio.runs.kernel import KernelLease
+from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +62,9 @@ def remove(server: JupyterServer, runs: list[AbandonedRun]) -> None:
         run = _run(session) if is_our_session(session.get("path")) else None
         if run is not None and run.kernel_id in wanted and run.hours > 0:
             log.info("removing the kernel of an abandoned run: %s (%.1f hours)", run.name, run.hours)
-            lease = KernelLease(server, timeout=60, delete_app=True, stop_reason=lambda: None)
-            lease.adopt(session)  # whoever has watched over it
-            lease.release()
+            kernel = RemoteKernel(server, timeout=60, delete_app=True, stop_reason=lambda: None)
+            kernel.adopt(session)  # whoever has watched over it
+            kernel.release()
 
 
 def _run(session: Mapping[str, Any]) -> AbandonedRun | None:

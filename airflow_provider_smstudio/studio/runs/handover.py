@@ -13,11 +13,11 @@ from nbformat import NotebookNode
 from airflow_provider_smstudio.studio.errors import CellError, RunError, RunTakenOverError, StudioError
 from airflow_provider_smstudio.studio.execution.events import CheckProcess
 from airflow_provider_smstudio.studio.execution.options import RunOptions
-from airflow_provider_smstudio.studio.jupyter.kernel_probe import Finding
+from airflow_provider_smstudio.studio.jupyter.kernel_probe import ProbeResult
 from airflow_provider_smstudio.studio.notebook import document as nb
-from airflow_provider_smstudio.studio.runs import identity
+from airflow_provider_smstudio.studio.runs import saved_run
 from airflow_provider_smstudio.studio.runs.identity import Identity
-from airflow_provider_smstudio.studio.runs.spec import NotebookJob, RunResult
+from airflow_provider_smstudio.studio.runs.spec import RunResult, RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ KILL_GRACE = 1.0
 class Handover:
     """All that another process needs to go on with a run; as plain JSON, and without a secret or a parameter.
 
-    :ivar job: what is run; its output path is set, its parameters are left out, since they are in the notebook.
+    :ivar spec: what is run; its output path is set, its parameters are left out, since they are in the notebook.
     :ivar session_id: the Jupyter session's id.
     :ivar owner: what names the process that hands over, in the Jupyter session's name; those that go on with the
         run on its behalf begin with it, so that they can be told from those of a later try.
@@ -42,7 +42,7 @@ class Handover:
     :ivar memory_level: what the log says already of the instance's memory: :attr:`MemoryGauge.level`.
     """
 
-    job: NotebookJob
+    spec: RunSpec
     session_id: str
     owner: str
     kernel_name: str
@@ -55,40 +55,40 @@ class Handover:
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as a dict of plain values."""
-        return asdict(replace(self, job=replace(self.job, parameters={}, upload_from=None)))
+        return asdict(replace(self, spec=replace(self.spec, parameters={}, upload_from=None)))
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Handover:
         """Make it from what :meth:`as_dict` returned, perhaps in another version: unknown keys are left out."""
-        own, job = ({field.name for field in dataclass_fields(kind)} for kind in (cls, NotebookJob))
+        own, spec = ({field.name for field in dataclass_fields(kind)} for kind in (cls, RunSpec))
         known = {name: value for name, value in fields.items() if name in own}
-        return cls(**{**known, "job": NotebookJob(**{k: v for k, v in fields["job"].items() if k in job})})
+        return cls(**{**known, "spec": RunSpec(**{k: v for k, v in fields["spec"].items() if k in spec})})
 
 
-def run_options(job: NotebookJob, *, start_timeout: float, classic: bool) -> RunOptions:
+def run_options(spec: RunSpec, *, start_timeout: float, classic: bool) -> RunOptions:
     """Return a run's limits and switches.
 
     :param start_timeout: how long the kernel may take to its first answer, in seconds.
     """
     options = RunOptions(
-        allow_errors=job.allow_errors,
-        cell_timeout=job.cell_timeout,
+        allow_errors=spec.allow_errors,
+        cell_timeout=spec.cell_timeout,
         kernel_start_timeout=start_timeout,
-        reconnect_timeout=job.reconnect_timeout,
-        record_limit=int(job.record_mib * 2**20),
-        on_unknown_cell=job.on_unknown_cell,
+        reconnect_timeout=spec.reconnect_timeout,
+        record_limit=int(spec.record_mib * 2**20),
+        on_unknown_cell=spec.on_unknown_cell,
         replays=not classic,
     )
     # Classic's kernels run on machines of their own, where no other kernel can look.
     return replace(options, crash_check_after=None) if classic else options
 
 
-def session_path(job: NotebookJob, who: Identity) -> str:
+def session_path(spec: RunSpec, who: Identity) -> str:
     """Return the path of the run's Jupyter session."""
-    return who.session_path(nb.clean_path(job.notebook_path, "notebook_path"))
+    return who.session_path(nb.clean_path(spec.notebook_path, "notebook_path"))
 
 
-def keeps_kernel(job: NotebookJob, error: StudioError | None, *, stopped: bool, reached: bool) -> bool:
+def keeps_kernel(spec: RunSpec, error: StudioError | None, *, stopped: bool, reached: bool) -> bool:
     """Tell whether the kernel is left for whoever goes on with the run.
 
     :param error: what the run, or the last save of its notebook, ended by.
@@ -97,10 +97,10 @@ def keeps_kernel(job: NotebookJob, error: StudioError | None, *, stopped: bool, 
     """
     if isinstance(error, RunTakenOverError):
         return True
-    if error is None or stopped or not job.will_retry or job.run_key is None:
+    if error is None or stopped or not spec.will_retry or spec.run_key is None:
         return False
     if isinstance(error, CellError):
-        return job.resume == "failed_cell"
+        return spec.resume == "failed_cell"
     # The way to it failed, not the run: it may well go on.
     return not isinstance(error, RunError) and reached
 
@@ -112,7 +112,7 @@ def tell_silence(asked: CheckProcess) -> None:
     )
 
 
-def tell_finding(found: Finding) -> None:
+def tell_finding(found: ProbeResult) -> None:
     """Log what a look at a kernel's process has shown."""
     if found.there is None:
         log.warning("whether the kernel's process is there could not be seen: %s; the run goes on", found.reason)
@@ -124,7 +124,7 @@ def tell_finding(found: Finding) -> None:
 
 def result(
     notebook: NotebookNode,
-    job: NotebookJob,
+    spec: RunSpec,
     *,
     output_path: str,
     output_url: str,
@@ -141,8 +141,8 @@ def result(
     """
     cells = nb.code_cells(notebook)
     return RunResult(
-        status="stopped" if identity.state_of(notebook) == "stopped" else "success",
-        notebook_path=job.notebook_path,
+        status="stopped" if saved_run.state_of(notebook) == "stopped" else "success",
+        notebook_path=spec.notebook_path,
         output_path=output_path,
         output_url=output_url,
         kernel_name=kernel_name,
@@ -155,5 +155,5 @@ def result(
         failed_cells=[cell.number for cell in cells if nb.has_raised(notebook, cell)],
         incomplete_cells=[cell.number for cell in cells if nb.has_lost_output(notebook, cell)],
         resumed=resumed,
-        values=identity.values_of(notebook),
+        values=saved_run.values_of(notebook),
     )

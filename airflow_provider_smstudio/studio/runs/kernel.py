@@ -13,29 +13,27 @@ from typing import Any
 
 from airflow_provider_smstudio.studio.errors import (
     ConnectionLostError,
-    InvalidInputError,
     KernelStartError,
     RunKilledError,
     RunTakenOverError,
     ServerError,
     StudioError,
 )
-from airflow_provider_smstudio.studio.jupyter import websocket as channels
+from airflow_provider_smstudio.studio.jupyter import websocket as websockets
 from airflow_provider_smstudio.studio.jupyter.kernel_removal import remove_kernel
 from airflow_provider_smstudio.studio.jupyter.kernel_start import wait_until_settled
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.protocol.kernelspecs import KernelChoice
-from airflow_provider_smstudio.studio.runs import identity
 from airflow_provider_smstudio.studio.runs.cancellable import while_wanted
-from airflow_provider_smstudio.studio.runs.identity import owner_of
+from airflow_provider_smstudio.studio.runs.kernel_app import KernelApp
+from airflow_provider_smstudio.studio.runs.ownership import RunOwnership
 
 log = logging.getLogger(__name__)
 
-_APP_GONE_TIMEOUT = 300.0
 _RECONNECT_TIMEOUT = 20.0
 
 
-class KernelLease:
+class RemoteKernel:
     """A kernel that belongs to one run.
 
     What has been started is noted the moment the server tells of it, and forgotten only when it is gone; so
@@ -58,27 +56,19 @@ class KernelLease:
         owner: str | None = None,
     ) -> None:
         self.kernel_id: str | None = None
-        self.channel: channels.KernelChannel | None = None
-        self.channel_was_open = False
+        self.websocket: websockets.KernelWebSocket | None = None
+        self.was_reached = False
         """Whether the kernel has ever been reached."""
         self._server = server
         self._timeout = timeout
-        self._delete_app = delete_app and server.classic
         self._stop_reason = stop_reason
-        self.session_id: str | None = None
-        self.taken_over: RunTakenOverError | None = None
-        """Set once it was found out, in whatever thread, that another process watches over the run."""
-        self._owner = owner
-        self._names = {owner}  # who in the session's name means this process
-        self._writers = {owner}  # whose notebook is this process's to write
-        self._in_vain = False
-        self._app_name: str | None = None
-        self._apps_before: set[str] | None = None
+        self.ownership = RunOwnership(server, owner)
+        self._app = KernelApp(server, delete=delete_app, stop_reason=stop_reason)
         self._began = self._said = self._asked = time.monotonic()
 
     # --- The start
 
-    def start(self, choice: KernelChoice, path: str, name: str, client_session: str) -> channels.KernelChannel:
+    def start(self, choice: KernelChoice, path: str, name: str, client_session: str) -> websockets.KernelWebSocket:
         """Start the kernel and open its websocket.
 
         :param choice: the kernel.
@@ -96,8 +86,8 @@ class KernelLease:
         for attempt in (1, 2):
             try:
                 self._start_kernel(choice, path, name)
-                self.channel = self._connect(client_session)
-                wait_until_settled(self._server, self.kernel_id or "", self.channel, self._check)
+                self.websocket = self._connect(client_session)
+                wait_until_settled(self._server, self.kernel_id or "", self.websocket, self._check)
             except (KernelStartError, ServerError) as error:
                 late = time.monotonic() >= self._began + self._timeout
                 refused = isinstance(error, ServerError) and error.status is None
@@ -107,14 +97,13 @@ class KernelLease:
                 log.warning("%s; starting it once more", error)
                 self.release()
             else:
-                self.channel_was_open = True
-                return self.channel
+                self.was_reached = True
+                return self.websocket
         raise AssertionError("unreachable")
 
     def _start_kernel(self, choice: KernelChoice, path: str, name: str) -> None:
         self._check()
-        if self._delete_app:
-            self._apps_before = {str(app.get("app_name")) for app in self._server.apps()}
+        self._app.note_others()
         # Longer than we wait, so that it is we who say that it takes too long.
         remaining = max(self._began + self._timeout - time.monotonic(), 0.0) + 5
 
@@ -122,28 +111,28 @@ class KernelLease:
             kernel = {"name": choice.name}
             if self._server.classic:
                 started = self._server.start_classic_kernel(choice, path, timeout=remaining)
-                self._app_name = started.get("app_name")
+                self._app.name = started.get("app_name")
                 self.kernel_id = str(started["id"])
                 kernel = {"id": self.kernel_id}
             session = self._server.start_session(kernel, path, name, timeout=remaining)
             self.kernel_id = str(session["kernel"]["id"])
-            self.session_id = str(session["id"])
+            self.ownership.session_id = str(session["id"])
             if session.get("name") not in (None, name):  # a server returns the session that is there already
-                self.rename(name)
+                self.ownership.rename(name)
 
         while_wanted(work, check=self._check, undo=lambda _: self.release(hurry=True))
 
     def _connect(
         self, client_session: str, *, tries_again_after: tuple[type[StudioError], ...] = (ConnectionLostError,)
-    ) -> channels.KernelChannel:
+    ) -> websockets.KernelWebSocket:
         kernel_id, wanted = self.kernel_id or "", [True]
 
-        def work() -> channels.KernelChannel:
+        def work() -> websockets.KernelWebSocket:
             pause = 0.5
             while True:
                 remaining = self._began + self._timeout - time.monotonic()
                 try:
-                    return channels.connect(
+                    return websockets.connect(
                         self._server.session, kernel_id, client_session, timeout=max(remaining, 0) + 5
                     )
                 except tries_again_after as error:
@@ -175,14 +164,11 @@ class KernelLease:
         :param session: the session, as the server lists it.
         """
         kernel = session["kernel"]
-        self.session_id, self.kernel_id = str(session["id"]), str(kernel["id"])
-        self._app_name = kernel.get("app_name")
-        former = owner_of(session.get("name"))[0]
-        self._names.add(former)  # until it is renamed
-        self._writers.add(former)
-        self.channel_was_open = True  # by an earlier process
+        self.ownership.adopt(str(session["id"]), session.get("name"))
+        self.kernel_id, self._app.name = str(kernel["id"]), kernel.get("app_name")
+        self.was_reached = True  # by an earlier process
 
-    def attach(self, session: Mapping[str, Any], client_session: str) -> channels.KernelChannel:
+    def attach(self, session: Mapping[str, Any], client_session: str) -> websockets.KernelWebSocket:
         """Take over the kernel of a session that is there already.
 
         :param session: the session, as the server lists it.
@@ -194,12 +180,14 @@ class KernelLease:
         self._began = self._said = self._asked = time.monotonic()
         self.adopt(session)
         try:
-            self.channel = self._connect(client_session, tries_again_after=(ConnectionLostError, KernelStartError))
+            self.websocket = self._connect(
+                client_session, tries_again_after=(ConnectionLostError, KernelStartError)
+            )
         except KernelStartError as error:
             if self.is_gone():
                 raise
             raise ConnectionLostError(f"the kernel of an earlier try could not be reached: {error}") from error
-        return self.channel
+        return self.websocket
 
     def reconnect(self, client_session: str) -> bool:
         """Open the websocket of this kernel anew.
@@ -210,14 +198,14 @@ class KernelLease:
         :raises RunKilledError: when the run was stopped meanwhile.
         :raises StudioError: when that failed; trying again may help.
         """
-        if self.channel is not None:
-            self.channel.close()
-            self.channel = None
+        if self.websocket is not None:
+            self.websocket.close()
+            self.websocket = None
 
-        def work() -> channels.KernelChannel | None:
-            if not self.is_ours():
+        def work() -> websockets.KernelWebSocket | None:
+            if not self.ownership.is_ours():
                 return None
-            return channels.connect(
+            return websockets.connect(
                 self._server.session, self.kernel_id or "", client_session, timeout=_RECONNECT_TIMEOUT
             )
 
@@ -228,77 +216,12 @@ class KernelLease:
                 )
 
         try:
-            self.channel = while_wanted(work, check=check, undo=lambda late: late.close() if late else None)
+            self.websocket = while_wanted(work, check=check, undo=lambda late: late.close() if late else None)
         except KernelStartError as error:  # the handshake's words for a kernel that does not answer it
             if self.is_gone():
                 return False
             raise ConnectionLostError(f"the kernel's websocket was not opened: {error}") from error
-        return self.channel is not None
-
-    def is_ours(self, *, timeout: float = 15) -> bool:
-        """Ask the server for the session: is it there, and does this process still watch over it?
-
-        :param timeout: limit for the answer, in seconds.
-        :return: False when the server has forgotten the session, and so ended its kernel.
-        :raises RunTakenOverError: when another process watches over the run now; from then on, always.
-        """
-        session_id = self.session_id
-        if self.taken_over is not None:
-            raise self.taken_over
-        if session_id is None:
-            return False
-        session = self._server.find_session(session_id, timeout=timeout)
-        if session is None:
-            return False
-        other, _ = owner_of(session.get("name"))
-        if other is not None and other not in self._names:
-            self.taken_over = RunTakenOverError("another process has taken over this run; it goes on there")
-            raise self.taken_over
-        return True
-
-    def accept_writer(self, writer: str | None) -> None:
-        """Count an earlier process's notebook, which is gone on with, as this process's own."""
-        self._writers.add(writer)
-
-    def require_ours(self, path: str, *, hurry: bool = False) -> None:
-        """See that this process still watches over the run, before it saves or removes anything of it.
-
-        Where the session is gone, another process may have ended the run, or begun it once more: then the executed
-        notebook is another's. A server may keep two websockets of a run open, so that who was given up is not told
-        (jupyter_server_documents, measured).
-
-        :param path: the executed notebook.
-        :param hurry: wait four seconds for an answer, and never again in vain.
-        :raises RunTakenOverError: when another process watches over the run, or has done so since.
-        :raises StudioError: when the server cannot be asked.
-        """
-        if self.taken_over is None and (self.session_id is None or self._ask_owner(hurry)):
-            return
-        if self.taken_over is None and not hurry:
-            with contextlib.suppress(InvalidInputError):  # nothing there, or no notebook: nobody's
-                saved = self._server.read_notebook(path)
-                writer = identity.writer_of(saved)
-                # One that was continued, and lived: it has ended the run since its notebook was taken over.
-                ended = writer != self._owner and identity.state_of(saved) in ("completed", "stopped")
-                if writer is not None and (writer not in self._writers or ended):
-                    self.taken_over = RunTakenOverError(
-                        "another process has taken over this run, and has ended it"
-                    )
-        if self.taken_over is not None:
-            raise self.taken_over
-
-    def _ask_owner(self, hurry: bool) -> bool:
-        """Ask :meth:`is_ours`; in a hurry not once more where there was no answer.
-
-        :raises StudioError: when there is no answer.
-        """
-        if hurry and self._in_vain:
-            raise ServerError("the server was asked in vain a moment ago", status=None)
-        try:
-            return self.is_ours(timeout=4.0 if hurry else 15.0)
-        except ServerError:
-            self._in_vain = hurry
-            raise
+        return self.websocket is not None
 
     def keeps_messages(self) -> bool:
         """Tell whether the server keeps what comes while the websocket is away; ask while it is open.
@@ -313,27 +236,13 @@ class KernelLease:
             log.info("the server could not be asked for the kernel: %s", error)
             return False
 
-    def rename(self, name: str) -> bool:
-        """Name the session anew.
-
-        :return: whether the server allowed it.
-        """
-        if self.session_id is None:
-            return False
-        try:
-            self._server.rename_session(self.session_id, name)
-        except StudioError as error:
-            log.info("the session could not be renamed: %s", error)
-            return False
-        self._names = {self._owner}
-        return True
-
     def leave(self) -> None:
         """Close the websocket and let the kernel live, for another process."""
-        if self.channel is not None:
-            self.channel.close()
-            self.channel = None
-        self.session_id = self.kernel_id = self._app_name = self._apps_before = None
+        if self.websocket is not None:
+            self.websocket.close()
+            self.websocket = None
+        self.ownership.session_id = self.kernel_id = None
+        self._app.forget()
 
     def _check(self) -> None:
         """Raise when waiting for the kernel has become pointless; say now and then that it goes on."""
@@ -369,11 +278,11 @@ class KernelLease:
         :param hurry: ask once, and wait two seconds for an answer: a task that is killed has few seconds left.
         """
         hurry = hurry or bool(self._stop_reason())
-        if self.channel is not None:
-            self.channel.close()
-            self.channel = None
+        if self.websocket is not None:
+            self.websocket.close()
+            self.websocket = None
         try:
-            self._ask_owner(hurry)
+            self.ownership.ask(hurry)
         except RunTakenOverError as error:
             log.warning("%s: its kernel is left alone", error)
             self.leave()
@@ -381,8 +290,8 @@ class KernelLease:
         except StudioError as error:
             if getattr(error, "status", None) is None:
                 what = f"kernel {self.kernel_id}"
-                if self._delete_app:
-                    what += f" and KernelGateway app {self._app_name or 'of this run'}, which costs money,"
+                if self._app.deletes:
+                    what += f" and KernelGateway app {self._app.name or 'of this run'}, which costs money,"
                 log.warning("%s may still run, because its owner could not be asked for: %s", what, error)
                 return
             log.info("the server could not be asked for the session: %s", error)
@@ -391,51 +300,15 @@ class KernelLease:
         except Exception as error:  # nothing here may hide why the run ended
             log.warning("kernel %s may still run: %s", self.kernel_id, error)
         try:
-            self._remove_app(hurry)
+            self._app.remove(self.kernel_id, hurry=hurry)
         except Exception as error:
             log.warning(
-                "KernelGateway app %s may still run, and cost money: %s", self._app_name or "of this run", error
+                "KernelGateway app %s may still run, and cost money: %s", self._app.name or "of this run", error
             )
 
     def _remove_kernel(self, hurry: bool) -> None:
-        remove_kernel(self._server, self.session_id, self.kernel_id, hurry=hurry)
-        self.session_id = self.kernel_id = None
-
-    def _remove_app(self, hurry: bool) -> None:
-        if not self._delete_app:
-            return
-        timeout = 2.0 if hurry else 60.0
-        names = [self._app_name] if self._app_name else self._new_apps(timeout)
-        for name in names:
-            # As late as possible before the deletion: another run may have taken the app meanwhile.
-            kernels = self._server.kernels(timeout=timeout)
-            others = [kernel for kernel in kernels if kernel.get("id") != self.kernel_id]
-            if any(kernel.get("app_name") == name for kernel in others):
-                log.info("KernelGateway app %s stays: other kernels use it", name)
-                continue
-            log.info("deleting KernelGateway app %s", name)
-            self._server.delete_app(name, timeout=timeout)
-            if not hurry:
-                self._wait_until_gone(name)
-        self._app_name = self._apps_before = None
-
-    def _new_apps(self, timeout: float) -> list[str]:
-        """Name the apps that came since we asked for a kernel, where no answer told which is ours."""
-        if self._apps_before is None:
-            return []  # we never asked
-        names = [str(app.get("app_name")) for app in self._server.apps(timeout=timeout)]
-        return [name for name in names if name not in self._apps_before]
-
-    def _wait_until_gone(self, name: str) -> None:
-        deadline = time.monotonic() + _APP_GONE_TIMEOUT
-        while any(app.get("app_name") == name for app in self._server.apps()):
-            if self._stop_reason():
-                return
-            if time.monotonic() >= deadline:
-                log.warning("KernelGateway app %s is still there after %g s", name, _APP_GONE_TIMEOUT)
-                return
-            time.sleep(2)
-        log.info("KernelGateway app %s is gone", name)
+        remove_kernel(self._server, self.ownership.session_id, self.kernel_id, hurry=hurry)
+        self.ownership.session_id = self.kernel_id = None
 
     def interrupt(self) -> None:
         """Interrupt the kernel; a failure is logged."""

@@ -15,8 +15,8 @@ from nbformat import NotebookNode
 from airflow_provider_smstudio.studio.errors import CellError
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution import outcomes
+from airflow_provider_smstudio.studio.execution.memory import RISE, describe
 from airflow_provider_smstudio.studio.notebook.document import CodeCell
-from airflow_provider_smstudio.studio.protocol.instance_metrics import RISE, describe
 
 Write = Callable[[int, str], None]
 """Takes a level of :mod:`logging` and a line."""
@@ -67,7 +67,7 @@ def _last_writing(line: str) -> str:
     return line.rstrip("\r").rpartition("\r")[2]
 
 
-class LiveLog:
+class RunLog:
     """A listener for :class:`NotebookRunner` that writes log lines.
 
     :param write: takes level and line.

@@ -10,7 +10,7 @@ from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio.errors import RunTakenOverError, SaveError, StudioError
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
-from airflow_provider_smstudio.studio.runs.kernel import KernelLease
+from airflow_provider_smstudio.studio.runs.ownership import RunOwnership
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class OutputGuard:
     :param server: the Jupyter server.
     :param path: the executed notebook's path, below the Studio home.
     :param notebook: what the run saves; only the sources of its cells are compared, which no run changes.
-    :param lease: knows whether the run is still this process's.
+    :param ownership: knows whether the run is still this process's.
     :param pause: seconds between two looks whether somebody has changed the notebook, at least.
     """
 
@@ -37,12 +37,12 @@ class OutputGuard:
         server: JupyterServer,
         path: str,
         notebook: NotebookNode,
-        lease: KernelLease,
+        ownership: RunOwnership,
         pause: float = 0.0,
     ) -> None:
         self.path = path
         self._server = server
-        self._lease = lease
+        self._ownership = ownership
         self._pause, self._looked_at = pause, 0.0
         self._sources = _sources(notebook)
         self._written: str | None = None
@@ -56,7 +56,7 @@ class OutputGuard:
         :raises SaveError: when there is no answer.
         """
         try:
-            self._lease.require_ours(self.path, hurry=hurry)
+            self._ownership.require_ours(self.path, hurry=hurry)
         except RunTakenOverError:
             raise
         except StudioError as error:

@@ -1,4 +1,4 @@
-"""From a job to a notebook that can be run: read, checked, with its parameters and a place for its output."""
+"""From a spec to a notebook that can be run: read, checked, with its parameters and a place for its output."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.notebook import parameters
 from airflow_provider_smstudio.studio.protocol import kernelspecs, messages
-from airflow_provider_smstudio.studio.runs import identity
+from airflow_provider_smstudio.studio.runs import saved_run
 from airflow_provider_smstudio.studio.runs.identity import Identity
-from airflow_provider_smstudio.studio.runs.spec import NotebookJob
+from airflow_provider_smstudio.studio.runs.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -38,61 +38,61 @@ class Prepared:
     output_exists: bool
 
 
-def prepare(server: JupyterServer, job: NotebookJob, who: Identity, *, check: Callable[[], None]) -> Prepared:
+def prepare(server: JupyterServer, spec: RunSpec, who: Identity, *, check: Callable[[], None]) -> Prepared:
     """Get a notebook ready; nothing paid is started.
 
     :param server: the Jupyter server.
-    :param job: what to run.
+    :param spec: what to run.
     :param who: whose run it is.
     :param check: called between the steps; what it raises ends them.
     :raises InvalidInputError: for what cannot be run.
     """
-    path = nb.clean_path(job.notebook_path, "notebook_path")
+    path = nb.clean_path(spec.notebook_path, "notebook_path")
     notebook = server.read_notebook(path)
     check()
     specs = server.kernelspecs()
     choice = kernelspecs.choose(
         specs,
         notebook.metadata,
-        kernel_name=job.kernel_name,
-        instance_type=job.instance_type,
+        kernel_name=spec.kernel_name,
+        instance_type=spec.instance_type,
         classic=server.classic,
     )
     if choice.note:
         log.info("%s", choice.note)
-    spec = specs.spec(choice.name)
-    language = parameters.language_of(spec.get("language") or _notebook_language(notebook), choice.name)
-    parameters.check(notebook, job.parameters, language, strict=job.strict_parameters)
-    if job.parameters and language is not None:
+    kernelspec = specs.spec(choice.name)
+    language = parameters.language_of(kernelspec.get("language") or _notebook_language(notebook), choice.name)
+    parameters.check(notebook, spec.parameters, language, strict=spec.strict_parameters)
+    if spec.parameters and language is not None:
         if parameters.find_cell(notebook, parameters.PARAMETERS_TAG) is None:
             log.warning("%s has no cell tagged 'parameters': they are set at its top", path)
-        parameters.inject(notebook, job.parameters, language)
+        parameters.inject(notebook, spec.parameters, language)
     _check_sizes(notebook)
     check()
-    output_path, exists = _prepare_output(server, job, path)
-    digest = identity.fingerprint(notebook, choice.name, job.parameters)
+    output_path, exists = _prepare_output(server, spec, path)
+    digest = saved_run.fingerprint(notebook, choice.name, spec.parameters)
     nb.begin_metadata(
         notebook,
-        parameters=job.parameters,
+        parameters=spec.parameters,
         input_path=path,
         output_path=output_path,
         version=airflow_provider_smstudio.__version__,
     )
     notebook.metadata["kernelspec"] = NotebookNode(
         name=choice.name,
-        display_name=spec.get("display_name") or choice.name,
-        language=spec.get("language") or _notebook_language(notebook) or "",
+        display_name=kernelspec.get("display_name") or choice.name,
+        language=kernelspec.get("language") or _notebook_language(notebook) or "",
     )
-    identity.begin(notebook, who, digest)
+    saved_run.begin(notebook, who, digest)
     return Prepared(notebook, choice, output_path, exists)
 
 
-def _prepare_output(server: JupyterServer, job: NotebookJob, notebook_path: str) -> tuple[str, bool]:
+def _prepare_output(server: JupyterServer, spec: RunSpec, notebook_path: str) -> tuple[str, bool]:
     """Find where the executed notebook goes, and tell whether one is there already."""
-    if job.output_path is None:
-        path = nb.default_output_path(notebook_path, job.run_name)
+    if spec.output_path is None:
+        path = nb.default_output_path(notebook_path, spec.run_name)
     else:
-        path = nb.clean_path(job.output_path, "output_path")
+        path = nb.clean_path(spec.output_path, "output_path")
     if path == notebook_path:
         raise OutputPathError(
             f"output_path {path!r} is the notebook itself: the source is never overwritten", path=path
@@ -103,7 +103,7 @@ def _prepare_output(server: JupyterServer, job: NotebookJob, notebook_path: str)
     if kind == "directory":
         raise OutputPathError(f"output_path {path!r} is a folder", path=path)
     folder = posixpath.dirname(path)
-    if folder and (job.output_path is None or job.create_output_folder):
+    if folder and (spec.output_path is None or spec.create_output_folder):
         server.make_folders(folder)
     elif folder and server.content_type(folder) != "directory":
         raise OutputPathError(

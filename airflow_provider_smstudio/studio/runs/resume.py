@@ -16,29 +16,27 @@ from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.jupyter.kernel_removal import remove_kernel
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.notebook import document as nb
-from airflow_provider_smstudio.studio.runs import handover, identity
+from airflow_provider_smstudio.studio.runs import handover, saved_run
 from airflow_provider_smstudio.studio.runs.identity import Identity
-from airflow_provider_smstudio.studio.runs.kernel import KernelLease
+from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
 from airflow_provider_smstudio.studio.runs.prepare import Prepared
-from airflow_provider_smstudio.studio.runs.spec import NotebookJob
+from airflow_provider_smstudio.studio.runs.spec import RunSpec
 
 log = logging.getLogger(__name__)
 
 
-def session_of(
-    server: JupyterServer, job: NotebookJob, who: Identity, prepared: Prepared
-) -> dict[str, Any] | None:
+def session_of(server: JupyterServer, spec: RunSpec, who: Identity, prepared: Prepared) -> dict[str, Any] | None:
     """Find what an earlier try of this run has left, and put its results into the notebook.
 
     :param server: the Jupyter server.
-    :param job: what is run.
+    :param spec: what is run.
     :param who: whose run it is.
     :param prepared: what is to be run; its notebook takes over what has run already.
     :return: the Jupyter session to go on with; None to start afresh, with nothing left of the earlier try.
     """
-    if job.run_key is None:
+    if spec.run_key is None:
         return None
-    path = handover.session_path(job, who)
+    path = handover.session_path(spec, who)
     sessions = server.sessions()
     for item in sessions:
         if item.get("path") == who.look_path(path):  # that process was lost in the middle of it
@@ -49,16 +47,16 @@ def session_of(
     found = [item for item in sessions if item.get("path") == path]
     saved = _saved(server, prepared) if prepared.output_exists else None
     if not found:
-        if saved is not None and identity.state_of(saved) in ("running", "lost"):
+        if saved is not None and saved_run.state_of(saved) in ("running", "lost"):
             log.warning("an earlier try's kernel is gone, and its variables with it: starting afresh")
         return None
     session = found[0]
     reason = "its executed notebook is gone"
     if saved is not None:
-        series = job.retry_series
-        reason = identity.why_not(saved, prepared.notebook, resume=job.resume, retry_series=series) or ""
+        series = spec.retry_series
+        reason = saved_run.why_not(saved, prepared.notebook, resume=spec.resume, retry_series=series) or ""
     if not reason and saved is not None:
-        identity.take_over(prepared.notebook, saved)
+        saved_run.take_over(prepared.notebook, saved)
         log.info("reattaching to the run that an earlier try has left (kernel %s)", session["kernel"]["id"])
         return session
     log.warning("the run that an earlier try has left is not gone on with: %s. Removing its kernel", reason)
@@ -81,25 +79,25 @@ def cells_that_had_run(notebook: NotebookNode) -> Iterator[ev.Event]:
                 yield ev.OutputLost(cell, "the executed notebook has it marked so")
 
 
-def remove_session(server: JupyterServer, job: NotebookJob, who: Identity) -> None:
+def remove_session(server: JupyterServer, spec: RunSpec, who: Identity) -> None:
     """Remove the kernel that a try of this run has left, if there is one, and in Classic its app.
 
     A failure is logged.
 
     :raises StudioError: when the server could not be asked.
     """
-    path = handover.session_path(job, who)
+    path = handover.session_path(spec, who)
     for item in server.sessions():
         if item.get("path") == path:
             log.info("no try follows: the kernel that was left for one is removed")
-            lease = KernelLease(
-                server, timeout=60, delete_app=job.delete_kernel_app, stop_reason=lambda: None, owner=None
+            kernel = RemoteKernel(
+                server, timeout=60, delete_app=spec.delete_kernel_app, stop_reason=lambda: None, owner=None
             )
-            lease.adopt(item)
-            lease.release()
+            kernel.adopt(item)
+            kernel.release()
 
 
-def ended_untold(server: JupyterServer, job: NotebookJob, prepared: Prepared) -> NotebookNode | None:
+def ended_untold(server: JupyterServer, spec: RunSpec, prepared: Prepared) -> NotebookNode | None:
     """Find that an earlier try of the same series has run the notebook to its end, and could not tell so.
 
     Its worker was lost between the removal of the kernel and the task's success. If the run failed
@@ -108,21 +106,21 @@ def ended_untold(server: JupyterServer, job: NotebookJob, prepared: Prepared) ->
     :return: the executed notebook; None where the notebook is to be run.
     :raises UnknownOutcomeError: as the earlier try has done.
     """
-    if job.retry_series is None or job.try_number < 2 or job.resume == "never" or not prepared.output_exists:
+    if spec.retry_series is None or spec.try_number < 2 or spec.resume == "never" or not prepared.output_exists:
         return None
     saved = _saved(server, prepared)
-    if saved is None or not identity.is_of_earlier_try(saved, prepared.notebook, job):
+    if saved is None or not saved_run.is_of_earlier_try(saved, prepared.notebook, spec):
         return None
-    error = identity.error_of(saved)
+    error = saved_run.error_of(saved)
     if isinstance(error, UnknownOutcomeError):
         error.fields["output_path"] = error.output_path = prepared.output_path
         raise error
-    if identity.state_of(saved) not in ("completed", "stopped"):
+    if saved_run.state_of(saved) not in ("completed", "stopped"):
         return None
     log.warning(
         "an earlier try has completed %s but could not report it: its result is reported now, and nothing is run. "
         "To run the notebook again, clear the task",
-        job.notebook_path,
+        spec.notebook_path,
     )
     return saved
 
@@ -137,21 +135,21 @@ def ended_meanwhile(server: JupyterServer, who: Identity, path: str) -> Notebook
         saved = server.read_executed(path)
     except StudioError:
         return None
-    complete = identity.holds(saved, who) and identity.state_of(saved) in ("completed", "stopped")
+    complete = saved_run.holds(saved, who) and saved_run.state_of(saved) in ("completed", "stopped")
     return saved if complete else None
 
 
-def complete_output(server: JupyterServer, job: NotebookJob, prepared: Prepared) -> NotebookNode | None:
+def complete_output(server: JupyterServer, spec: RunSpec, prepared: Prepared) -> NotebookNode | None:
     """Find the complete output of an earlier run of the same notebook and parameters, where it shall be enough.
 
     :return: the executed notebook; None where the notebook is to be run.
     """
-    if not job.skip_if_output_complete or not prepared.output_exists:
+    if not spec.skip_if_output_complete or not prepared.output_exists:
         return None
     saved = _saved(server, prepared)
     if saved is None:
         return None
-    reason = identity.why_incomplete(saved, prepared.notebook)
+    reason = saved_run.why_incomplete(saved, prepared.notebook)
     if reason:
         log.info("%s is there already, but %s: the notebook is run", prepared.output_path, reason)
         return None

@@ -22,22 +22,23 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.run import NotebookRun
-from airflow_provider_smstudio.studio.jupyter.idle_shutdown import ActivityKeeper
-from airflow_provider_smstudio.studio.jupyter.instance_meter import in_daemon, look
-from airflow_provider_smstudio.studio.jupyter.kernel_probe import Lookout
+from airflow_provider_smstudio.studio.jupyter.background import in_daemon
+from airflow_provider_smstudio.studio.jupyter.idle_shutdown import ActivityReporter
+from airflow_provider_smstudio.studio.jupyter.kernel_probe import KernelProbe
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer, save_request
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.protocol import messages
-from airflow_provider_smstudio.studio.runs import handover, identity, resume
+from airflow_provider_smstudio.studio.runs import handover, identity, resume, saved_run
 from airflow_provider_smstudio.studio.runs.cancellable import while_wanted
 from airflow_provider_smstudio.studio.runs.handover import KILL_GRACE, Handover
 from airflow_provider_smstudio.studio.runs.identity import owner_of
-from airflow_provider_smstudio.studio.runs.kernel import KernelLease
+from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
+from airflow_provider_smstudio.studio.runs.memory_watch import look
 from airflow_provider_smstudio.studio.runs.observer import Observer
 from airflow_provider_smstudio.studio.runs.output_guard import OutputGuard
 from airflow_provider_smstudio.studio.runs.prepare import Prepared, prepare
 from airflow_provider_smstudio.studio.runs.saver import NotebookSaver
-from airflow_provider_smstudio.studio.runs.spec import NotebookJob, RunResult
+from airflow_provider_smstudio.studio.runs.spec import RunResult, RunSpec
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class NotebookRunner:
     """One run of one notebook.
 
     :param server: the Jupyter server.
-    :param job: what to run.
+    :param spec: what to run.
     :param listener: told every event of the run, in order. If it raises an error, the log says so, and it is told
         nothing more.
     :param on_output: told the executed notebook's path once it is saved for the first time; likewise.
@@ -61,13 +62,13 @@ class NotebookRunner:
         :meth:`run` raises :class:`RunTakenOverError`. It must not raise anything. Default: the run ends with this
         process.
     :param try_follows: told the error that a run has ended by, and tells whether another try follows, which could
-        use the kernel. Default: what the job says.
+        use the kernel. Default: what the spec says.
     """
 
     def __init__(
         self,
         server: JupyterServer,
-        job: NotebookJob,
+        spec: RunSpec,
         *,
         listener: Listener | None = None,
         on_output: Callable[[str], None] | None = None,
@@ -76,27 +77,27 @@ class NotebookRunner:
         try_follows: Callable[[StudioError], bool] | None = None,
     ) -> None:
         self._server = server
-        self._job = job
+        self._spec = spec
         self._listener = Observer(listener, "the run's listener")
         self._on_output = Observer(on_output, "the callback on_output")
         self._where = where
         self._leaves_run = leaves_run or (lambda: False)
-        self._try_follows = try_follows or (lambda error: job.will_retry)
+        self._try_follows = try_follows or (lambda error: spec.will_retry)
         self._stop_reason: str | None = None
         self._stop_for_good = False
         self._left: bool | None = None
-        self._who = identity.identity(job.run_key, job.run_name)
+        self._who = identity.identity_of(spec.run_key, spec.run_name)
         self._owner, self._since = uuid.uuid4().hex[:12], int(time.time())
-        self._lease = KernelLease(
+        self._kernel = RemoteKernel(
             server,
-            timeout=job.kernel_start_timeout,
-            delete_app=job.delete_kernel_app,
+            timeout=spec.kernel_start_timeout,
+            delete_app=spec.delete_kernel_app,
             stop_reason=lambda: self._stop_reason,
             owner=self._owner,
         )
         self._last_save_error: StudioError | None = None
-        self._lookout = Lookout(server, self._who.look_path(self._session_path))
-        self._activity = ActivityKeeper(server)
+        self._lookout = KernelProbe(server, self._who.look_path(self._session_path))
+        self._activity = ActivityReporter(server)
         self._backlog: list[messages.Message] = []
         self._hand_over_at: float | None = None
         self._handed = self._unbroken = False
@@ -150,15 +151,15 @@ class NotebookRunner:
         began = time.monotonic()
         prepared = self._prepare(first=first)
         notebook, choice = prepared.notebook, prepared.kernel
-        self._guard = OutputGuard(self._server, prepared.output_path, notebook, self._lease)
+        self._guard = OutputGuard(self._server, prepared.output_path, notebook, self._kernel.ownership)
         self._saver = NotebookSaver(self._guard)
-        session = resume.session_of(self._server, self._job, self._who, prepared) if first else None
-        if session is not None and identity.state_of(notebook) in ("completed", "stopped"):
+        session = resume.session_of(self._server, self._spec, self._who, prepared) if first else None
+        if session is not None and saved_run.state_of(notebook) in ("completed", "stopped"):
             return self._ended_unheard(prepared, session)
         if session is None and first and (known := self._known(prepared)):
             return known
-        self._lease.accept_writer(identity.writer_of(notebook))
-        identity.own(notebook, self._owner, self._job)
+        self._kernel.ownership.accept_writer(saved_run.writer_of(notebook))
+        saved_run.own(notebook, self._owner, self._spec)
         where = choice.instance_type or self._where
         client_session = self._websocket_id = self._who.client_session
         announced = owner_of(session.get("name"))[1] if session else None
@@ -166,7 +167,7 @@ class NotebookRunner:
             notebook,
             session_id=client_session,
             options=handover.run_options(
-                self._job, start_timeout=self._start_timeout(first=first), classic=self._server.classic
+                self._spec, start_timeout=self._start_timeout(first=first), classic=self._server.classic
             ),
             now=time.monotonic(),
             where=where,
@@ -179,12 +180,11 @@ class NotebookRunner:
         startup = 0.0
         try:
             if session is None:
-                self._lease.start(choice, self._session_path, self._session_name(), client_session)
+                self._kernel.start(choice, self._session_path, self._session_name(), client_session)
             else:
-                self._lease.adopt(session)  # what ends the run from here on ends its kernel
-                self._tell_had_run(notebook)  # while no websocket waits to be read
-                self._lease.attach(session, client_session)
-                self._lease.rename(self._session_name(announced))
+                self._kernel.attach(session, client_session)
+                self._kernel.ownership.rename(self._session_name(announced))
+                self._tell_had_run(notebook)
             startup = time.monotonic() - began
             self._carry_out(run, run.start(time.monotonic()))
             self._drive(run)
@@ -206,14 +206,14 @@ class NotebookRunner:
         self, run: NotebookRun, prepared: Prepared, session: dict[str, Any] | None, startup: float, *, first: bool
     ) -> RunResult | None:
         """Tell what an attempt has come to; see :meth:`_attempt`."""
-        if session is not None and not run.requested and self._lease.taken_over is not None:
+        if session is not None and not run.requested and self._kernel.ownership.taken_over is not None:
             known = resume.ended_meanwhile(self._server, self._who, self._guard.path)
             if known is not None:
                 log.info("another process of an earlier try has run it to its end meanwhile")
                 return self._known_result(prepared, known)
         if first and not run.requested and self._begins_again(run, session):
             return None
-        self._raise(self._lease.taken_over or run.error)
+        self._raise(self._kernel.ownership.taken_over or run.error)
         return self._result(prepared, run.executed, startup, resumed=session is not None)
 
     def _raise(self, error: StudioError | None) -> None:
@@ -225,12 +225,12 @@ class NotebookRunner:
 
     def _begins_again(self, run: NotebookRun, session: dict[str, Any] | None) -> bool:
         """Tell whether an attempt that has run nothing is followed by another one."""
-        if self._lease.taken_over is not None:
+        if self._kernel.ownership.taken_over is not None:
             return False
         if session and isinstance(run.error, (KernelDiedError, KernelStartError)):
             log.warning("the variables of the kernel that an earlier try has left are gone: starting afresh")
             return True
-        mute = run.never_answered and self._job.kernel_start_timeout > _MUTE_LIMIT and not self._stop_reason
+        mute = run.never_answered and self._spec.kernel_start_timeout > _MUTE_LIMIT and not self._stop_reason
         if mute and not self._server.classic:
             log.warning("%s: starting another one", run.error)
             return True
@@ -239,13 +239,13 @@ class NotebookRunner:
     def _start_timeout(self, *, first: bool) -> float:
         # A kernel that could not get its ports may live on and never answer (seen with ipykernel 7.3). In Classic
         # there is no telling how long one may take.
-        patience = self._job.kernel_start_timeout
+        patience = self._spec.kernel_start_timeout
         return min(patience, _MUTE_LIMIT) if first and not self._server.classic else patience
 
     def _result(self, prepared: Prepared, executed: int, startup: float, *, resumed: bool) -> RunResult:
         return handover.result(
             prepared.notebook,
-            self._job,
+            self._spec,
             output_path=self._guard.path,
             output_url=self._server.output_url(self._guard.path),
             kernel_name=prepared.kernel.name,
@@ -258,7 +258,7 @@ class NotebookRunner:
     def _ended_unheard(self, prepared: Prepared, session: dict[str, Any]) -> RunResult:
         """Tidy up after a run whose process was lost between its end and its tidying up."""
         log.info("an earlier try has run it to its end")
-        self._lease.adopt(session)
+        self._kernel.adopt(session)
         self._on_output(self._guard.path)
         try:
             self._tell_had_run(prepared.notebook)
@@ -270,9 +270,9 @@ class NotebookRunner:
 
     def _prepare(self, *, first: bool) -> Prepared:
         try:
-            return prepare(self._server, self._job, self._who, check=self._require_wanted)
+            return prepare(self._server, self._spec, self._who, check=self._require_wanted)
         except StudioError as error:
-            if first and self._job.run_key is not None and not self._comes_back(error):
+            if first and self._spec.run_key is not None and not self._comes_back(error):
                 self._remove_earlier()
             raise
 
@@ -283,7 +283,7 @@ class NotebookRunner:
     def _remove_earlier(self) -> None:
         """Remove what an earlier try has left, since this one is the last and does not come as far as that."""
         try:
-            resume.remove_session(self._server, self._job, self._who)
+            resume.remove_session(self._server, self._spec, self._who)
         except StudioError as error:
             log.warning("whether an earlier try has left a kernel could not be asked: %s", error)
 
@@ -293,7 +293,7 @@ class NotebookRunner:
 
     def _ended_untold(self, prepared: Prepared) -> RunResult | None:
         """Find that an earlier try has run it to its end, and was lost before Airflow heard of that."""
-        saved = resume.ended_untold(self._server, self._job, prepared)
+        saved = resume.ended_untold(self._server, self._spec, prepared)
         if saved is None:
             return None
         self._on_output(self._guard.path)
@@ -310,7 +310,7 @@ class NotebookRunner:
 
     def _skipped(self, prepared: Prepared) -> RunResult | None:
         """Find that there is nothing to run, if that is wished."""
-        saved = resume.complete_output(self._server, self._job, prepared)
+        saved = resume.complete_output(self._server, self._spec, prepared)
         if saved is None:
             return None
         self._on_output(self._guard.path)
@@ -319,18 +319,18 @@ class NotebookRunner:
 
     def _keeps_kernel(self, error: StudioError | None) -> bool:
         """Tell whether the kernel is left for whoever goes on with the run."""
-        error = self._lease.taken_over or error or self._last_save_error
+        error = self._kernel.ownership.taken_over or error or self._last_save_error
         if error is None:
             return False
         stopped = bool(self._stop_reason) and (isinstance(error, RunKilledError) or not self._is_left())
-        kept = handover.keeps_kernel(self._job, error, stopped=stopped, reached=self._lease.channel_was_open)
+        kept = handover.keeps_kernel(self._spec, error, stopped=stopped, reached=self._kernel.was_reached)
         if kept and not isinstance(error, RunTakenOverError):
             kept = self._try_follows(error)
         return kept
 
     def _is_unended(self, run: NotebookRun) -> bool:
         """Tell whether a second signal has come while the run was still to be left to another process."""
-        ending = bool(self._stop_reason) and not run.finished and self._lease.channel_was_open
+        ending = bool(self._stop_reason) and not run.finished and self._kernel.was_reached
         return ending and self._is_left()
 
     def _or_left(self, error: StudioError) -> StudioError:
@@ -338,14 +338,14 @@ class NotebookRunner:
 
         A kernel that was never reached is nothing that another process could go on with.
         """
-        stopped = isinstance(error, RunKilledError) and self._lease.channel_was_open
+        stopped = isinstance(error, RunKilledError) and self._kernel.was_reached
         return _left() if stopped and self._is_left() else error
 
     def _is_left(self) -> bool:
         """Tell whether another process goes on with the run that this one has to end."""
         if self._left is None:
             # A next try that does not want the run would only remove it.
-            useful = not self._stop_for_good and self._job.resume != "never"
+            useful = not self._stop_for_good and self._spec.resume != "never"
             self._left = useful and self._leaves_run()
         return self._left
 
@@ -355,7 +355,7 @@ class NotebookRunner:
 
     @property
     def _session_path(self) -> str:
-        return handover.session_path(self._job, self._who)
+        return handover.session_path(self._spec, self._who)
 
     def _session_name(self, cell: int | None = None) -> str:
         return self._who.session_name(self._owner, cell, since=self._since)
@@ -365,12 +365,12 @@ class NotebookRunner:
     def _drive(self, run: NotebookRun) -> None:
         """See the run to its end, or to where it may be handed over."""
         while not run.finished:
-            if self._lease.taken_over is not None:
-                self._carry_out(run, run.abandon(self._lease.taken_over, time.monotonic()))
+            if self._kernel.ownership.taken_over is not None:
+                self._carry_out(run, run.abandon(self._kernel.ownership.taken_over, time.monotonic()))
                 return
             late = self._hand_over_at is not None and time.monotonic() >= self._hand_over_at
             if late and not self._stop_reason:
-                run.replays = run.replays and self._lease.keeps_messages()
+                run.replays = run.replays and self._kernel.keeps_messages()
                 if run.rests_between_cells:
                     run.rest()
                 if run.may_rest and self._rest(run):
@@ -392,10 +392,10 @@ class NotebookRunner:
         :return: whether it now waits for another process; False when it came to its end just then.
         """
         run.rest()
-        channel, self._lease.channel = self._lease.channel, None
-        unbroken = run.unbroken and channel is not None
+        websocket, self._kernel.websocket = self._kernel.websocket, None
+        unbroken = run.unbroken and websocket is not None
         try:
-            for message in channel.hand_over() if channel is not None else ():
+            for message in websocket.hand_over() if websocket is not None else ():
                 self._carry_out(run, run.receive(message, time.monotonic()))
         except StudioError as error:
             unbroken = False
@@ -421,8 +421,8 @@ class NotebookRunner:
             raise RunKilledError(f"the run was stopped: {self._stop_reason}")
         self._handed = True
         return Handover(
-            job=replace(self._job, parameters={}, upload_from=None, output_path=self._guard.path),
-            session_id=self._lease.session_id or "",
+            spec=replace(self._spec, parameters={}, upload_from=None, output_path=self._guard.path),
+            session_id=self._kernel.ownership.session_id or "",
             owner=self._owner,
             kernel_name=prepared.kernel.name,
             instance_type=prepared.kernel.instance_type or self._where,
@@ -437,22 +437,22 @@ class NotebookRunner:
         """Wait for the next message, or until something else is due, and have the run deal with it."""
         if run.finished:
             return
-        channel, deadline = self._lease.channel, run.next_deadline()
+        websocket, deadline = self._kernel.websocket, run.next_deadline()
         wait = 1.0 if deadline is None else min(max(deadline - time.monotonic(), 0.0), 1.0)
-        if self._stop_reason or channel is None:
+        if self._stop_reason or websocket is None:
             wait = min(wait, 0.2)
         message = None
         try:
-            if channel is None:
+            if websocket is None:
                 time.sleep(wait)
             else:
-                message = channel.receive(wait)
+                message = websocket.receive(wait)
         except StudioError as error:
             self._lose(run, error)
             return
         now = time.monotonic()
         self._carry_out(run, look(run, self._server.meter, in_daemon, now))
-        self._activity.look(self._lease.kernel_id if run.at_work else None, now, in_daemon)
+        self._activity.look(self._kernel.kernel_id if run.at_work else None, now, in_daemon)
         found = self._lookout.take()
         if found is not None:
             handover.tell_finding(found)
@@ -464,9 +464,9 @@ class NotebookRunner:
 
     def _lose(self, run: NotebookRun, error: StudioError) -> None:
         """Give up the websocket that broke."""
-        if self._lease.channel is not None:
-            self._lease.channel.close()
-            self._lease.channel = None
+        if self._kernel.websocket is not None:
+            self._kernel.websocket.close()
+            self._kernel.websocket = None
         self._carry_out(run, run.disconnected(error, time.monotonic()))
 
     def _carry_out(self, run: NotebookRun, events: list[ev.Event]) -> None:
@@ -479,7 +479,7 @@ class NotebookRunner:
                 self._carry_out(run, self._check(run))
             elif isinstance(event, ev.CheckProcess):
                 handover.tell_silence(event)
-                self._lookout.begin(self._lease.kernel_id or "", event.process, in_daemon)
+                self._lookout.begin(self._kernel.kernel_id or "", event.process, in_daemon)
             elif isinstance(event, ev.Save):
                 self._save(run, last=event.required)
             elif isinstance(event, ev.Announce):
@@ -497,7 +497,7 @@ class NotebookRunner:
         except StudioError as error:
             log.warning("the cell is not interrupted: %s", error)
             return
-        self._lease.interrupt()
+        self._kernel.interrupt()
         run.interrupted(time.monotonic())
 
     def _announce(self, run: NotebookRun, cell: int) -> None:
@@ -508,18 +508,18 @@ class NotebookRunner:
             return  # what comes next is not sent
         except StudioError as error:
             log.warning("%s; the run goes on", error)
-        if not self._lease.rename(self._session_name(cell)):
+        if not self._kernel.ownership.rename(self._session_name(cell)):
             try:
                 self._saver.save(save_request(run.snapshot(time.monotonic())))
             except StudioError as error:
                 log.warning("%s; the run goes on", error)
 
     def _send(self, run: NotebookRun, message: messages.Message) -> None:
-        channel = self._lease.channel
-        if channel is None or self._lease.taken_over is not None:
+        websocket = self._kernel.websocket
+        if websocket is None or self._kernel.ownership.taken_over is not None:
             return  # it broke a moment ago, or the run is another process's; the loop deals with that
         try:
-            channel.send(message)
+            websocket.send(message)
         except StudioError as error:
             self._lose(run, error)
 
@@ -529,11 +529,11 @@ class NotebookRunner:
         if wanted.fresh:
             self._websocket_id = uuid.uuid4().hex
         if orderly and run.replays:
-            run.replays = self._lease.keeps_messages()
+            run.replays = self._kernel.keeps_messages()
         try:
             if wanted.orderly:
                 self._hand_over()
-            alive = self._lease.reconnect(self._websocket_id)
+            alive = self._kernel.reconnect(self._websocket_id)
         except RunTakenOverError as error:
             self._carry_out(run, run.abandon(error, time.monotonic()))
         except RunKilledError:
@@ -549,14 +549,14 @@ class NotebookRunner:
 
     def _hand_over(self) -> None:
         """Close the open websocket; what was still under way is dealt with when the next one is open."""
-        channel, self._lease.channel = self._lease.channel, None
-        if channel is not None:
-            for message in channel.hand_over():
+        websocket, self._kernel.websocket = self._kernel.websocket, None
+        if websocket is not None:
+            for message in websocket.hand_over():
                 self._backlog.append(message)
 
     def _check(self, run: NotebookRun) -> list[ev.Event]:
         """Ask for the kernel; a question that fails is no reason to end a run."""
-        kernel_id = self._lease.kernel_id
+        kernel_id = self._kernel.kernel_id
         if kernel_id is None:
             return []
         try:
@@ -578,7 +578,7 @@ class NotebookRunner:
         """
         self.stop(type(error).__name__, for_good=not isinstance(error, Exception))
         try:
-            if self._lease.channel is None:
+            if self._kernel.websocket is None:
                 ends = self._or_left(RunKilledError("the run was stopped"))
                 self._carry_out(run, run.abandon(ends, time.monotonic()))
             self._drive(run)
@@ -621,15 +621,15 @@ class NotebookRunner:
         if error is not None and not isinstance(error, RunError):
             log.warning("the kernel is left running for the next try")
         self._lookout.end(5.0)
-        self._lease.leave()
+        self._kernel.leave()
 
     def _release(self) -> None:
         self._lookout.end(2.0 if self._stop_reason else 10.0)
         try:
-            self._lease.release()
+            self._kernel.release()
         except BaseException as error:  # a signal came in the middle of it: once more, in a hurry
             self.stop(type(error).__name__)
-            self._lease.release(hurry=True)
+            self._kernel.release(hurry=True)
             raise
 
 

@@ -13,13 +13,27 @@ import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 from weakref import WeakKeyDictionary
 
-from airflow_provider_smstudio.studio.client import Studio
 from airflow_provider_smstudio.studio.jupyter.async_websocket import Sockets
+from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 
 _T = TypeVar("_T")
+
+
+class StudioClient(Protocol):
+    """What several runs can share; :class:`~airflow_provider_smstudio.studio.client.Studio` is one."""
+
+    @property
+    def server(self) -> JupyterServer:
+        """The Jupyter server of the Studio app."""
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
+_S = TypeVar("_S", bound=StudioClient, covariant=True)
 
 _THREADS = 24
 _CALLS_EACH = 8
@@ -27,14 +41,14 @@ _SAVES_EACH = 4
 _HANDSHAKES = 32
 
 
-class SharedStudio:
+class SharedStudio(Generic[_S]):
     """A Studio that several runs use, and how many calls it is asked at once.
 
     :param studio: the client.
     :param threads: where its blocking calls are made.
     """
 
-    def __init__(self, studio: Studio, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, studio: _S, threads: ThreadPoolExecutor) -> None:
         self.studio = studio
         self.users = 0
         self._threads = threads
@@ -66,10 +80,10 @@ async def in_thread(threads: ThreadPoolExecutor | None, work: Callable[..., _T],
     return await asyncio.get_running_loop().run_in_executor(threads, call)
 
 
-class Hub:
+class SharedResources:
     """What the runs of one event loop share; get it with :meth:`use`, which makes it and closes it."""
 
-    _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
+    _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedResources] = WeakKeyDictionary()
 
     def __init__(self) -> None:
         self.sockets = Sockets()
@@ -78,12 +92,12 @@ class Hub:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="smstudio")
         # Giving back a kernel of Classic waits minutes for its app to be gone.
         self.patient = ThreadPoolExecutor(_THREADS, thread_name_prefix="smstudio-patient")
-        self._studios: dict[str, SharedStudio] = {}
+        self._studios: dict[str, SharedStudio[Any]] = {}
         self._making = asyncio.Lock()
 
     @classmethod
     @asynccontextmanager
-    async def use(cls) -> AsyncIterator[Hub]:
+    async def use(cls) -> AsyncIterator[SharedResources]:
         """Use the hub of the running event loop; the last user closes it."""
         loop = asyncio.get_running_loop()
         hub = cls._of_loop.get(loop)
@@ -99,7 +113,7 @@ class Hub:
                 await hub._close()
 
     @asynccontextmanager
-    async def studio(self, key: str, make: Callable[[], Awaitable[Studio]]) -> AsyncIterator[SharedStudio]:
+    async def studio(self, key: str, make: Callable[[], Awaitable[_S]]) -> AsyncIterator[SharedStudio[_S]]:
         """Use the Studio of this key; the first user makes it, the last one closes it.
 
         :param key: the same for users whose settings and credentials are the same.

@@ -11,7 +11,7 @@ ON_UNKNOWN_CELL = ("fail", "rerun")
 
 
 @dataclass(frozen=True)
-class NotebookJob:
+class RunSpec:
     """A notebook to run. All times are in seconds.
 
     :ivar notebook_path: the notebook, below the Studio home.
@@ -97,7 +97,7 @@ class RunResult:
     :ivar failed_cells: numbers of the cells that raised, and were allowed to.
     :ivar incomplete_cells: numbers of the cells of which output was lost.
     :ivar resumed: whether an earlier process had begun the run.
-    :ivar values: the values that the notebook hands out, by name; see :mod:`handed`.
+    :ivar values: the values that the notebook hands out, by name; see :mod:`values`.
     :ivar skipped: whether nothing was run, because the executed notebook was complete already; all else is told of
         the run that made it.
     """

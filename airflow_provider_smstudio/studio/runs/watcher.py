@@ -28,21 +28,22 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.run import NotebookRun
-from airflow_provider_smstudio.studio.jupyter import async_websocket as channels
-from airflow_provider_smstudio.studio.jupyter.idle_shutdown import ActivityKeeper
-from airflow_provider_smstudio.studio.jupyter.instance_meter import in_daemon, look
-from airflow_provider_smstudio.studio.jupyter.kernel_probe import Lookout
+from airflow_provider_smstudio.studio.jupyter import async_websocket as websockets
+from airflow_provider_smstudio.studio.jupyter.background import in_daemon
+from airflow_provider_smstudio.studio.jupyter.idle_shutdown import ActivityReporter
+from airflow_provider_smstudio.studio.jupyter.kernel_probe import KernelProbe
 from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.notebook.spool import NotebookSpool
 from airflow_provider_smstudio.studio.protocol.messages import Message
 from airflow_provider_smstudio.studio.runs import handover as conduct
-from airflow_provider_smstudio.studio.runs import identity, spooled_notebook
+from airflow_provider_smstudio.studio.runs import identity, saved_run, spooled_notebook
 from airflow_provider_smstudio.studio.runs.handover import KILL_GRACE, Handover
 from airflow_provider_smstudio.studio.runs.identity import owner_of
-from airflow_provider_smstudio.studio.runs.kernel import KernelLease
+from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
+from airflow_provider_smstudio.studio.runs.memory_watch import look
 from airflow_provider_smstudio.studio.runs.observer import Observer
 from airflow_provider_smstudio.studio.runs.output_guard import OutputGuard
-from airflow_provider_smstudio.studio.runs.shared import Hub, SharedStudio, in_thread
+from airflow_provider_smstudio.studio.runs.shared import SharedResources, SharedStudio, StudioClient, in_thread
 from airflow_provider_smstudio.studio.runs.spec import RunResult
 
 log = logging.getLogger(__name__)
@@ -72,8 +73,8 @@ class NotebookWatcher:
 
     def __init__(
         self,
-        hub: Hub,
-        shared: SharedStudio,
+        hub: SharedResources,
+        shared: SharedStudio[StudioClient],
         handover: Handover,
         *,
         listener: Callable[[ev.Event], None] | None = None,
@@ -81,27 +82,27 @@ class NotebookWatcher:
     ) -> None:
         self._hub, self._shared = hub, shared
         self._server = shared.studio.server
-        self._handover, self._job = handover, handover.job
+        self._handover, self._spec = handover, handover.spec
         self._listener = Observer(listener, "the run's listener")
         self._deadline = deadline
-        self._who = identity.identity(self._job.run_key, self._job.run_name)
+        self._who = identity.identity_of(self._spec.run_key, self._spec.run_name)
         self._owner = f"{handover.owner}{uuid.uuid4().hex[:8]}"
         self._since = int(time.time())
         self._websocket_id = self._who.client_session
-        self._path = self._job.output_path or ""
+        self._path = self._spec.output_path or ""
         self._stop_reason: str | None = None
         self._timed_out = False
-        self._lease = KernelLease(
+        self._kernel = RemoteKernel(
             self._server,
             timeout=_HANDSHAKE_LIMIT,
-            delete_app=self._job.delete_kernel_app,
+            delete_app=self._spec.delete_kernel_app,
             stop_reason=lambda: self._stop_reason,
             owner=self._owner,
         )
-        self._lookout = Lookout(self._server, self._who.look_path(conduct.session_path(self._job, self._who)))
-        self._activity = ActivityKeeper(self._server)
+        self._lookout = KernelProbe(self._server, self._who.look_path(conduct.session_path(self._spec, self._who)))
+        self._activity = ActivityReporter(self._server)
         self._guard: OutputGuard | None = None
-        self._channel: channels.AsyncKernelChannel | None = None
+        self._websocket: websockets.AsyncKernelWebSocket | None = None
         self._spool: NotebookSpool | None = None
         self._run: NotebookRun | None = None
         self._saving: asyncio.Task[None] | None = None
@@ -125,8 +126,8 @@ class NotebookWatcher:
         notebook = await self._read()
         if session is None:
             return await self._ended_before(notebook)
-        if identity.state_of(notebook) in ("completed", "stopped"):
-            self._lease.adopt(session)
+        if saved_run.state_of(notebook) in ("completed", "stopped"):
+            self._kernel.adopt(session)
             await self._give_back()
             return self._result(notebook)
         run = self._resume(notebook, session)
@@ -149,7 +150,7 @@ class NotebookWatcher:
         if run.finished:
             await self._save(run, last=True)
             return
-        await self._shared.call(self._lease.is_ours)  # raises if it is another's
+        await self._shared.call(self._kernel.ownership.is_ours)  # raises if it is another's
         await self._drive(run)
         await self._give_back()
 
@@ -158,10 +159,10 @@ class NotebookWatcher:
         session = await self._find()
         if session is None:
             return
-        self._lease.adopt(session)
+        self._kernel.adopt(session)
         try:
             notebook = await self._read()
-            if identity.state_of(notebook) in ("running", "lost"):  # else it is written down how it ended
+            if saved_run.state_of(notebook) in ("running", "lost"):  # else it is written down how it ended
                 run = self._resume(notebook, session, unbroken=False)  # its record shall tell what is missing
                 await self._take(run, session)
                 await self._drive(run)
@@ -181,9 +182,9 @@ class NotebookWatcher:
         """Close the connection and let the run go on, unwatched."""
         if self._saving is not None:
             self._saving.cancel()
-        if self._channel is not None:
-            await self._channel.close()
-            self._channel = None
+        if self._websocket is not None:
+            await self._websocket.close()
+            self._websocket = None
         await in_thread(None, self._lookout.end, 5.0)
         spool, self._spool = self._spool, None
         if spool is not None:
@@ -197,7 +198,7 @@ class NotebookWatcher:
         :raises RunTakenOverError: when it is watched over on behalf of another try.
         """
         session = await self._shared.call(self._server.find_session, self._handover.session_id)
-        if session is None or session.get("path") != conduct.session_path(self._job, self._who):
+        if session is None or session.get("path") != conduct.session_path(self._spec, self._who):
             return None
         owner = owner_of(session.get("name"))[0]
         if owner is not None and not owner.startswith(self._handover.owner):
@@ -214,21 +215,21 @@ class NotebookWatcher:
         if former is not None:  # of a reading that was cancelled
             await in_thread(None, former.close)
         notebook = await self._shared.call(spooled_notebook.read_into, spool, self._server, self._path)
-        if not identity.holds(notebook, self._who):
+        if not saved_run.holds(notebook, self._who):
             raise RunError(f"the executed notebook at {self._path!r} holds another run; nothing more was run")
         return notebook
 
     def _resume(self, notebook: NotebookNode, session: dict[str, Any], *, unbroken: bool = True) -> NotebookRun:
         owner, announced = owner_of(session.get("name"))
-        self._lease.accept_writer(identity.writer_of(notebook))
-        identity.own(notebook, self._owner, self._job)
+        self._kernel.ownership.accept_writer(saved_run.writer_of(notebook))
+        saved_run.own(notebook, self._owner, self._spec)
         pause = self._hub.runs / _SAVES_A_SECOND
-        self._guard = OutputGuard(self._server, self._path, notebook, self._lease, pause=5 * pause)
+        self._guard = OutputGuard(self._server, self._path, notebook, self._kernel.ownership, pause=5 * pause)
         return NotebookRun(
             notebook,
             session_id=self._who.client_session,
             options=conduct.run_options(
-                self._job, start_timeout=self._job.kernel_start_timeout, classic=self._server.classic
+                self._spec, start_timeout=self._spec.kernel_start_timeout, classic=self._server.classic
             ),
             now=time.monotonic(),
             where=self._handover.instance_type,
@@ -240,11 +241,11 @@ class NotebookWatcher:
 
     async def _take(self, run: NotebookRun, session: dict[str, Any]) -> None:
         """Make the run this watcher's, and begin to listen; until then a kill does so."""
-        self._lease.adopt(session)
+        self._kernel.adopt(session)
         self._saved_at = time.monotonic()
-        await self._shared.call(self._lease.rename, self._name(owner_of(session.get("name"))[1]))
+        await self._shared.call(self._kernel.ownership.rename, self._name(owner_of(session.get("name"))[1]))
         try:
-            self._channel = await self._connect()
+            self._websocket = await self._connect()
         except StudioError as error:
             self._run = run
             begun = run.start(time.monotonic())  # its requests go nowhere, as it is told next
@@ -260,16 +261,16 @@ class NotebookWatcher:
 
         :raises StudioError: when it failed.
         """
-        state = identity.state_of(notebook)
+        state = saved_run.state_of(notebook)
         if state in ("completed", "stopped"):
             return self._result(notebook)
-        error = identity.error_of(notebook)
+        error = saved_run.error_of(notebook)
         if error is None:
             error = KernelDiedError(
                 "the kernel of the run is gone: the server does not know it any more. Its variables are gone, so "
                 "nothing more was run"
             )
-            writer = identity.writer_of(notebook)
+            writer = saved_run.writer_of(notebook)
             if writer is None or writer.startswith(self._handover.owner):
                 run, now = self._resume(notebook, {}), time.monotonic()
                 run.start(now)  # what it would ask goes nowhere
@@ -280,8 +281,8 @@ class NotebookWatcher:
 
     async def _drive(self, run: NotebookRun) -> None:
         while not run.finished:
-            if self._lease.taken_over is not None:
-                await self._carry_out(run, run.abandon(self._lease.taken_over, time.monotonic()))
+            if self._kernel.ownership.taken_over is not None:
+                await self._carry_out(run, run.abandon(self._kernel.ownership.taken_over, time.monotonic()))
             elif self._stop_reason:
                 await self._carry_out(run, run.stop(self._stop_reason, time.monotonic(), grace=KILL_GRACE))
             elif self._deadline is not None and time.time() >= self._deadline:
@@ -299,18 +300,18 @@ class NotebookWatcher:
         if self._deadline is not None and not self._stop_reason:
             wait = min(wait, max(self._deadline - time.time(), 0.0))
         message = None
-        if self._channel is None:
+        if self._websocket is None:
             await asyncio.sleep(min(wait, 1.0))
         else:
             try:
-                message = await self._channel.receive(wait)
-                self._answers_pings = self._answers_pings or self._channel.answers_pings
+                message = await self._websocket.receive(wait)
+                self._answers_pings = self._answers_pings or self._websocket.answers_pings
             except StudioError as error:
                 await self._lose(run, error)
                 return
         now = time.monotonic()
         begin = self._hub.patient.submit
-        self._activity.look(self._lease.kernel_id if run.at_work else None, now, begin)
+        self._activity.look(self._kernel.kernel_id if run.at_work else None, now, begin)
         found = self._lookout.take()
         if found is not None:
             conduct.tell_finding(found)
@@ -327,9 +328,9 @@ class NotebookWatcher:
 
     async def _lose(self, run: NotebookRun, error: StudioError) -> None:
         """Give up the websocket that broke."""
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        websocket, self._websocket = self._websocket, None
+        if websocket is not None:
+            await websocket.close()
         await self._carry_out(run, run.disconnected(error, time.monotonic()))
 
     async def _carry_out(self, run: NotebookRun, events: list[ev.Event]) -> None:
@@ -342,7 +343,7 @@ class NotebookWatcher:
                 await self._carry_out(run, await self._check(run))
             elif isinstance(event, ev.CheckProcess):
                 conduct.tell_silence(event)
-                self._lookout.begin(self._lease.kernel_id or "", event.process, in_daemon)
+                self._lookout.begin(self._kernel.kernel_id or "", event.process, in_daemon)
             elif isinstance(event, ev.Save):
                 await self._save(run, last=event.required)
             elif isinstance(event, ev.Announce):
@@ -352,10 +353,10 @@ class NotebookWatcher:
             self._listener(event)
 
     async def _send(self, run: NotebookRun, message: Message) -> None:
-        if self._channel is None or self._lease.taken_over is not None:
+        if self._websocket is None or self._kernel.ownership.taken_over is not None:
             return  # it broke a moment ago, or the run is another process's; the loop deals with that
         try:
-            await self._channel.send(message)
+            await self._websocket.send(message)
         except StudioError as error:
             await self._lose(run, error)
 
@@ -368,7 +369,7 @@ class NotebookWatcher:
         except StudioError as error:
             log.warning("the cell is not interrupted: %s", error)
             return
-        await self._shared.call(self._lease.interrupt)
+        await self._shared.call(self._kernel.interrupt)
         run.interrupted(time.monotonic())
 
     async def _announce(self, run: NotebookRun, cell: int) -> None:
@@ -379,7 +380,7 @@ class NotebookWatcher:
             return  # what comes next is not sent
         except StudioError as error:
             log.warning("%s; the run goes on", error)
-        if not await self._shared.call(self._lease.rename, self._name(cell)):
+        if not await self._shared.call(self._kernel.ownership.rename, self._name(cell)):
             await self._end_save()
             try:
                 await self._write(run)
@@ -388,10 +389,10 @@ class NotebookWatcher:
 
     async def _check(self, run: NotebookRun) -> list[ev.Event]:
         """Ask for the kernel; a question that fails is no reason to end a run."""
-        if self._lease.kernel_id is None:
+        if self._kernel.kernel_id is None:
             return []
         try:
-            state = await self._shared.call(self._server.kernel_state, self._lease.kernel_id)
+            state = await self._shared.call(self._server.kernel_state, self._kernel.kernel_id)
         except StudioError as error:
             log.warning("the server could not be asked for the kernel: %s", error)
             return []
@@ -403,12 +404,12 @@ class NotebookWatcher:
         if wanted.fresh:
             self._websocket_id = uuid.uuid4().hex
         if orderly and run.replays:
-            run.replays = await self._shared.call(self._lease.keeps_messages)
+            run.replays = await self._shared.call(self._kernel.keeps_messages)
         try:
             await self._close_for_next(orderly=wanted.orderly)
-            alive = await self._shared.call(self._lease.is_ours)
+            alive = await self._shared.call(self._kernel.ownership.is_ours)
             if alive:
-                self._channel = await self._connect()
+                self._websocket = await self._connect()
         except RunTakenOverError as error:
             await self._carry_out(run, run.abandon(error, time.monotonic()))
         except StudioError as error:
@@ -423,35 +424,35 @@ class NotebookWatcher:
 
     async def _close_for_next(self, *, orderly: bool) -> None:
         """Close the open websocket; what was still under way is dealt with when the next one is open."""
-        channel, self._channel = self._channel, None
-        if channel is not None and orderly:
-            async for message in channel.hand_over():
+        websocket, self._websocket = self._websocket, None
+        if websocket is not None and orderly:
+            async for message in websocket.hand_over():
                 self._backlog.append(message)
-        elif channel is not None:
-            await channel.close()
+        elif websocket is not None:
+            await websocket.close()
         if not orderly:
             await asyncio.sleep(random.uniform(0, min(_SPREAD, self._hub.runs / 100)))  # noqa: S311  # no secret
 
     async def _not_connected(self, run: NotebookRun, error: StudioError) -> list[ev.Event]:
         """Tell the run that its websocket could not be opened."""
         if isinstance(error, KernelStartError):  # the handshake's words for a kernel that does not answer it
-            if await self._shared.call(self._lease.is_gone):
+            if await self._shared.call(self._kernel.is_gone):
                 return run.kernel_state(None, time.monotonic())
             error = ConnectionLostError(f"the kernel's websocket was not opened: {error}")
         return run.disconnected(error, time.monotonic())
 
-    async def _connect(self) -> channels.AsyncKernelChannel:
+    async def _connect(self) -> websockets.AsyncKernelWebSocket:
         async with self._hub.handshakes:
-            channel = await channels.connect(
+            websocket = await websockets.connect(
                 self._hub.sockets,
                 self._server.session,
-                self._lease.kernel_id or "",
+                self._kernel.kernel_id or "",
                 self._websocket_id,
                 timeout=_HANDSHAKE_LIMIT,
                 renew=lambda seen: self._shared.call(self._server.session.renew, seen),
             )
-        channel.answers_pings = self._answers_pings  # as on the way before
-        return channel
+        websocket.answers_pings = self._answers_pings  # as on the way before
+        return websocket
 
     # --- Saving
 
@@ -534,9 +535,9 @@ class NotebookWatcher:
     # --- The end
 
     async def _end(self, run: NotebookRun) -> RunResult:
-        error = self._lease.taken_over or run.error or self._last_save_error
-        reached = self._lease.channel_was_open
-        kept = conduct.keeps_kernel(self._job, error, stopped=bool(self._stop_reason), reached=reached)
+        error = self._kernel.ownership.taken_over or run.error or self._last_save_error
+        reached = self._kernel.was_reached
+        kept = conduct.keeps_kernel(self._spec, error, stopped=bool(self._stop_reason), reached=reached)
         if kept:
             if error is not None and not isinstance(error, RunError):
                 log.warning("the kernel is left running for the next try")
@@ -554,16 +555,16 @@ class NotebookWatcher:
         return error
 
     async def _give_back(self) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
+        websocket, self._websocket = self._websocket, None
+        if websocket is not None:
+            await websocket.close()
         await in_thread(self._hub.patient, self._lookout.end, 2.0 if self._stop_reason else 10.0)
-        await in_thread(self._hub.patient, self._lease.release)
+        await in_thread(self._hub.patient, self._kernel.release)
 
     def _result(self, notebook: NotebookNode) -> RunResult:
         return conduct.result(
             notebook,
-            self._job,
+            self._spec,
             output_path=self._path,
             output_url=self._server.output_url(self._path),
             kernel_name=self._handover.kernel_name,

@@ -16,7 +16,7 @@ from airflow_provider_smstudio.studio.runs.abandoned import epoch_of
 from airflow_provider_smstudio.studio.runs.identity import SESSION_PREFIX
 from airflow_provider_smstudio.studio.sagemaker import app_tags
 from airflow_provider_smstudio.studio.sagemaker.app_start import Step
-from airflow_provider_smstudio.studio.sagemaker.app_tags import Marks
+from airflow_provider_smstudio.studio.sagemaker.app_tags import AppTags
 from airflow_provider_smstudio.studio.sagemaker.control_plane import IN_SERVICE, NOT_FOUND, AppState, ControlPlane
 from airflow_provider_smstudio.studio.sagemaker.readiness import may_pass
 
@@ -95,7 +95,7 @@ class AppStopper:
         """Tell how it ended, in plain values."""
         return {"text": last.text, "stopped": self.stopped}
 
-    def _needed(self, marks: Marks | None) -> str:
+    def _needed(self, marks: AppTags | None) -> str:
         """Tell why the app must go on, if so."""
         if marks is None:
             return ""
@@ -105,7 +105,7 @@ class AppStopper:
             return f"it is used by {_some(list(marks.holds.values()))}"
         return ""
 
-    def _coming(self, state: AppState, marks: Marks | None) -> Step | None:
+    def _coming(self, state: AppState, marks: AppTags | None) -> Step | None:
         """Leave the app to runs that will come, or wait whether they do.
 
         Those that are queued will start and stop it themselves. Of those that run, some may have given up their
@@ -163,7 +163,7 @@ class AppStopper:
                 )
         return self._notes_activity
 
-    def _stop(self, state: AppState, marks: Marks | None) -> Step:
+    def _stop(self, state: AppState, marks: AppTags | None) -> Step:
         title = self._control.title
         if state.arn is not None and marks is not None:
             holder = self._request.holder
@@ -178,7 +178,7 @@ class AppStopper:
 
     # --- Marks
 
-    def _release(self, state: AppState) -> Marks | None:
+    def _release(self, state: AppState) -> AppTags | None:
         """Give up our hold; return the marks of the others, None where there is no telling.
 
         :raises AppInUseError: when there is no telling, and the app must not be stopped unseen.
@@ -200,7 +200,7 @@ class AppStopper:
                 app_type=self._control.app_type,
             ) from error
 
-    def _marks(self, state: AppState) -> Marks | None:
+    def _marks(self, state: AppState) -> AppTags | None:
         tags = self._control.tags(state.arn or "")
         return app_tags.read(tags, created=state.created, now=time.time(), but=self._request.holder)
 

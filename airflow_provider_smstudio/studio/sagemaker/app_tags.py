@@ -25,7 +25,7 @@ _SKEW = 300.0
 
 
 @dataclass(frozen=True)
-class Marks:
+class AppTags:
     """What an app's tags tell.
 
     :ivar started_here: whether this provider started the app that is there now.
@@ -73,7 +73,7 @@ def keys_of(holder: str) -> list[str]:
     return [prefix + key_of(holder) for prefix in (_HOLD, _WAITING, _CLOSING)]
 
 
-def read(tags: Mapping[str, str], *, created: float | None, now: float, but: str = "") -> Marks:
+def read(tags: Mapping[str, str], *, created: float | None, now: float, but: str = "") -> AppTags:
     """Read an app's tags.
 
     :param created: when the app was created.
@@ -93,7 +93,7 @@ def read(tags: Mapping[str, str], *, created: float | None, now: float, but: str
 
     asked = _read_value(tags.get(STARTED, ""))[0]
     here = asked > 0 and (created is None or abs(created - asked) < _SKEW)
-    return Marks(here, those(_HOLD, now), those(_WAITING, now - _FRESH), those(_CLOSING, now - _FRESH))
+    return AppTags(here, those(_HOLD, now), those(_WAITING, now - _FRESH), those(_CLOSING, now - _FRESH))
 
 
 def _value(moment: float, holder: str) -> str:

@@ -10,9 +10,9 @@ from airflow_provider_smstudio.studio.errors import (
     ControlPlaneError,
     LoginError,
     LoginLinkExpiredError,
+    NoAnswerError,
     ServerError,
 )
-from airflow_provider_smstudio.studio.jupyter.auth import NoAnswerError
 
 _STOPPED = ("Deleted", "NotFound")
 _PASSING = (
@@ -27,7 +27,7 @@ _PASSING = (
 
 
 @dataclass(frozen=True)
-class Finding:
+class Readiness:
     """What was seen.
 
     :ivar ready: a notebook can be run now.
@@ -40,7 +40,7 @@ class Finding:
     failed: bool = False
 
 
-def look(check: Callable[[], object], *, title: str, wait_for_start: bool, patient: bool) -> Finding:
+def look(check: Callable[[], object], *, title: str, wait_for_start: bool, patient: bool) -> Readiness:
     """Look once.
 
     :param check: :meth:`Studio.check_ready`, which logs in when the app runs.
@@ -55,16 +55,16 @@ def look(check: Callable[[], object], *, title: str, wait_for_start: bool, patie
         finding = f"{title} is {error.status}" if error.status else str(error)
         if error.status in _STOPPED and not wait_for_start:
             raise _not_waiting(finding, error) from error
-        return Finding(False, finding)
+        return Readiness(False, finding)
     except LoginLinkExpiredError as error:
         # The link was made a moment ago, so this is an app that does not run yet, seen by a role that may not
         # describe apps.
-        return Finding(False, str(error))
+        return Readiness(False, str(error))
     except (ControlPlaneError, ServerError, LoginError) as error:
         if not patient or not may_pass(error):
             raise
-        return Finding(False, str(error), failed=True)
-    return Finding(True)
+        return Readiness(False, str(error), failed=True)
+    return Readiness(True)
 
 
 def may_pass(error: ControlPlaneError | ServerError | LoginError) -> bool:
