@@ -1,4 +1,4 @@
-"""The arguments that every operator and sensor shares: which Studio, and with which AWS credentials."""
+"""The arguments that all operators and the sensor share: which Studio to use, with which AWS credentials."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ STUDIO_TEMPLATE_FIELDS = (
     "verify",
     "botocore_config",
 )
-"""The shared arguments, all of them templated."""
+"""The shared arguments. All of them are templated."""
 
 
 class StudioArguments:
-    """Makes the hook of a task from its shared arguments.
+    """Creates the hook of a task from the shared arguments of the task.
 
-    ``aws_conn_id`` is an empty string where it was not given, not the hook's ``NOTSET``: Airflow before 3.3
-    serializes that object in a template field with its memory address, and would see a new version of the DAG
-    at each parse.
+    If ``aws_conn_id`` is not given, it is an empty string and not the hook's ``NOTSET``. Airflow before 3.3
+    serializes ``NOTSET`` in a template field with its memory address. It would then see a new DAG version at
+    each parse.
     """
 
     studio_conn_id: str | None
@@ -46,10 +46,10 @@ class StudioArguments:
         return SageMakerStudioHook(**self.hook_arguments())
 
     def hook_arguments(self) -> dict[str, Any]:
-        """Return the rendered arguments of the hook, for a trigger to make one alike."""
+        """Return the rendered arguments of the hook, so that a trigger can create the same hook."""
         return {name: _as_text(getattr(self, name)) for name in STUDIO_TEMPLATE_FIELDS}
 
 
 def _as_text(value: Any) -> Any:
-    """Turn a number back into the text that it was: native templates make numbers of names such as ``12345``."""
+    """Convert a number back to text: native templates convert names such as ``12345`` to numbers."""
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value

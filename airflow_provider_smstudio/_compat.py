@@ -1,7 +1,8 @@
-"""The one module that knows Airflow's versions.
+"""The only module that depends on the version of Airflow.
 
-Each name is taken from where it is at home: ``airflow.sdk`` in Airflow 3, the old places in 2.11, and
-both in 3.0 and 3.1, which had not moved everything yet. None of these imports warns on any version.
+Each name is imported from its own place in that version: ``airflow.sdk`` in Airflow 3, the older modules in
+2.11. Airflow 3.0 and 3.1 need both, because they had not moved every name yet. None of these imports raises a
+warning on any version.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from asgiref.sync import sync_to_async
 
 if TYPE_CHECKING:
-    # Of a provider that need not be there: for annotations only.
+    # For annotations only: the OpenLineage provider may not be installed.
     from airflow.providers.openlineage.extractors import OperatorLineage as OperatorLineage
 
-    # Types are checked against the newest Airflow; the branches below give the same names at run time.
+    # mypy checks the types against the newest Airflow. The branches below provide the same names at run time.
     from airflow.sdk import (
         Asset,
         AssetAlias,
@@ -63,10 +64,10 @@ else:
         from airflow.utils.log.secrets_masker import mask_secret
         from airflow.utils.types import NOTSET, ArgNotSet
 
-        AssetRef = Asset  # has none
+        AssetRef = Asset  # 2.11 has no AssetRef
 
-    # Masks in this process only, from any thread. In a triggerer mask_secret would also tell the supervisor, which
-    # Airflow 3.0 to 3.2 can do from the event loop's own thread only.
+    # Masks in this process only, and works from any thread. In a triggerer, mask_secret also sends the secret to
+    # the supervisor. In Airflow 3.0 to 3.2 only the event loop's own thread can do that.
     try:  # 3.1+
         from airflow.sdk._shared.secrets_masker import mask_secret as mask_secret_here
     except ImportError:
@@ -82,7 +83,7 @@ else:
                 _secrets_masker().add_mask(secret, name)
 
             def mask_secret(secret: Any, name: str | None = None) -> None:
-                """Mask a secret. ``dags test`` has no supervisor, and would print here what it tells it."""
+                """Mask a secret. ``dags test`` has no supervisor and would print it, so nothing is sent there."""
                 from airflow.sdk.execution_time import task_runner
 
                 mask_secret_here(secret, name)
@@ -148,15 +149,15 @@ _KILLED = "__airflow_user_action__"
 
 
 def first_started(context: Context) -> datetime | None:
-    """Return when the task began, before any reschedule of a sensor; None outside of a task run.
+    """Return when the task started, before any reschedule of a sensor. Return None outside of a task run.
 
     :param context: the context of the task instance.
     """
     ti: Any = context.get("ti")
     if ti is None:
         return None
-    # 3.x gives a rescheduled sensor's run a new start date and keeps the first one on the server;
-    # 2.11 restores the first one itself.
+    # In 3.x a rescheduled sensor gets a new start date, and the API server keeps the first one. 2.11 restores the
+    # first one itself.
     ask_server = getattr(ti, "get_first_reschedule_date", None)
     first = ask_server(context) if ask_server is not None else None
     started: datetime | None = first or ti.start_date
@@ -164,10 +165,10 @@ def first_started(context: Context) -> datetime | None:
 
 
 def other_runs(dag_id: str) -> tuple[int, int]:
-    """Count the other runs of a DAG that is running, from a task or a trigger of one of them.
+    """Count the other runs of a DAG. The caller is a task or a trigger of a running DAG run.
 
     :param dag_id: the DAG.
-    :return: how many are queued, and how many are running beside this one.
+    :return: how many are queued, and how many are running besides the caller's DAG run.
     """
     try:  # 3.0+
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
@@ -186,15 +187,15 @@ def other_runs(dag_id: str) -> tuple[int, int]:
 
 
 def was_killed(error: asyncio.CancelledError) -> bool:
-    """Tell whether a trigger was cancelled because somebody acted on its task; from 3.3 on the error says so."""
+    """Return whether a trigger was cancelled because a user killed its task. Only 3.3 and later report this."""
     return bool(error.args) and error.args[0] == _KILLED
 
 
 async def is_deferred(trigger: BaseTrigger) -> bool:
-    """Tell whether a trigger's task still waits for it; then the trigger is only being moved.
+    """Return whether a trigger's task still waits for the trigger. If so, Airflow only moves the trigger.
 
-    A trigger that ``airflow dags test`` runs in its own process is never moved. It has no ID, which a triggerer
-    gives to each of its triggers.
+    ``airflow dags test`` runs a trigger in its own process and never moves it. Such a trigger has no ID, because
+    only a triggerer gives IDs to its triggers.
 
     :param trigger: a trigger that was cancelled.
     """
@@ -213,27 +214,27 @@ _has_asked = False
 
 
 async def get_ready_to_ask(trigger: BaseTrigger) -> None:
-    """Ask once in this process how a trigger's task stands, so that a later question is answered at once.
+    """Ask once per process for the state of a trigger's task, so that a later request gets its reply at once.
 
-    The first one takes a triggerer's supervisor of Airflow 3.0 to 3.2 some seconds, in which it builds the whole
-    Execution API (measured with 3.2.1); a person who kills a deferred task would have to wait for that. From 3.3
-    on nothing is asked, because Airflow itself says that a person has killed the task.
+    In Airflow 3.0 to 3.2 the first reply takes some seconds. The triggerer's supervisor builds the whole Execution
+    API for it (measured with 3.2.1). A user who kills a deferred task would have to wait for that. In 3.3 and
+    later nothing is asked, because Airflow itself reports that a user has killed the task.
 
-    :param trigger: the trigger, which has begun.
+    :param trigger: the trigger, which has started.
     """
     global _has_asked
     if _has_asked or hasattr(BaseTrigger, "on_kill"):
         return
     _has_asked = True
-    with suppress(Exception):  # whoever needs the answer asks again
+    with suppress(Exception):  # a later request asks again
         await is_deferred(trigger)
 
 
 def state_of(ti: Any) -> str | None:
-    """Ask Airflow for the state of a task instance; None before it is scheduled.
+    """Return the state of a task instance, as Airflow reports it. Return None before it is scheduled.
 
-    :param ti: the task instance as a task or a trigger has it.
-    :raises LookupError: when there is no such task instance any more.
+    :param ti: the task instance, as a task or a trigger has it.
+    :raises LookupError: if the task instance no longer exists.
     """
     try:  # 3.0+
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
@@ -249,9 +250,9 @@ def state_of(ti: Any) -> str | None:
 
 
 def _state_in_database(ti: Any) -> str | None:
-    """Read the state of a task instance, as 2.11 lets tasks do, and change nothing of what this process knows.
+    """Read the state of a task instance from the database, which 2.11 allows. Do not change the task instance.
 
-    ``refresh_from_db`` would also take over the try number, which may be a later try's by then.
+    ``refresh_from_db`` would also change the try number, which may be that of a later try by then.
     """
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
@@ -265,9 +266,10 @@ def _state_in_database(ti: Any) -> str | None:
 
 
 def supervisor_pid() -> int | None:
-    """Return the process through which this task logs and asks: its parent; None where there is none.
+    """Return the process ID of this task's supervisor, which is its parent. Return None if there is no supervisor.
 
-    2.11 has none that a task depends on, and ``dags test`` runs the task within its own process.
+    The task sends its log lines and its requests to the supervisor. In 2.11 a task does not depend on one, and
+    ``dags test`` runs the task in its own process.
     """
     try:  # 3.0+
         from airflow.sdk.execution_time import task_runner
@@ -278,10 +280,10 @@ def supervisor_pid() -> int | None:
 
 
 def policy_forbids_retry(context: Context, error: Exception) -> bool:
-    """Tell whether the task's retry policy (3.3 and later) lets no try follow an error, though tries are left.
+    """Return whether the retry policy (3.3 and later) forbids a retry after an error, even if tries are left.
 
     :param context: the context of the task instance.
-    :param error: what the task fails by.
+    :param error: the error that the task fails with.
     """
     ti: Any = context["ti"]
     policy = getattr(getattr(ti, "task", None), "retry_policy", None)
@@ -292,18 +294,18 @@ def policy_forbids_retry(context: Context, error: Exception) -> bool:
             exception=error, try_number=ti.try_number, max_tries=ti.max_tries, context=context
         )
         return str(getattr(decision.action, "value", decision.action)) == "fail"
-    except Exception:  # Airflow then goes by the number of tries, too
+    except Exception:  # in this case Airflow also uses only the number of tries
         return False
 
 
 def outlet_extras(context: Context, outlet: Any, uri: str | None) -> Iterator[dict[str, Any]]:
-    """Give what a task may tell with the event of an outlet, to be filled in.
+    """Yield the extra of each event of an outlet. The caller fills it in.
 
     :param context: the context of the running task instance.
     :param outlet: one of the task's outlets.
-    :param uri: what an asset alias stands for: an asset that is added to it, unless somebody has done so already;
-        None for none.
-    :return: the extra of each event; nothing for an outlet that is neither an asset nor an alias.
+    :param uri: the URI of the asset that is added to an asset alias, unless the alias has it already. None: add no
+        asset.
+    :return: the extra of each event. Nothing for an outlet that is neither an asset nor an alias.
     """
     if isinstance(outlet, (Asset, AssetRef)):
         yield context["outlet_events"][outlet].extra
@@ -312,7 +314,7 @@ def outlet_extras(context: Context, outlet: Any, uri: str | None) -> Iterator[di
 
 
 def _alias_extra(accessor: Any, asset: Any) -> dict[str, Any]:
-    """Return the extra of an asset's event that comes through an alias; the event is added where there is none."""
+    """Return the extra of the event of an asset in an alias. Add the event if there is none."""
     name = "asset_alias_events" if hasattr(accessor, "asset_alias_events") else "dataset_alias_events"  # 2.11
 
     def extras() -> list[dict[str, Any]]:
@@ -327,9 +329,9 @@ def _alias_extra(accessor: Any, asset: Any) -> dict[str, Any]:
 
 
 def own_lineage(task: Any, task_instance: Any) -> OperatorLineage[Any, Any]:
-    """Return what OpenLineage's provider tells of a task's own inlets and outlets.
+    """Return what OpenLineage's provider reports about a task's own inlets and outlets.
 
-    The provider does so only for tasks that tell nothing themselves, and an old one leaves assets out.
+    The provider does this only for tasks that report nothing themselves. Old versions of it leave assets out.
 
     :param task: the operator.
     :param task_instance: its task instance.
@@ -340,7 +342,7 @@ def own_lineage(task: Any, task_instance: Any) -> OperatorLineage[Any, Any]:
     lineage: OperatorLineage[Any, Any] = OperatorLineage()
     manager = ExtractorManager()
     extract = manager.extract_inlets_and_outlets
-    # Newer ones look for what was added to aliases, too.
+    # Newer versions also look for the assets that were added to aliases.
     more = {"task_instance": task_instance} if "task_instance" in inspect.signature(extract).parameters else {}
     extract(lineage, task, **more)
     for declared, found in ((task.inlets, lineage.inputs), (task.outlets, lineage.outputs)):

@@ -1,4 +1,4 @@
-"""What is told of a notebook's run to whoever follows data: to assets' events, and to OpenLineage."""
+"""The facts of a notebook's run that asset events and OpenLineage receive."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Plain values only: Airflow 2.11 fails the task when an alias's event has a list or a dict in its extra.
+# Plain values only: Airflow 2.11 fails the task if the extra of an alias's event contains a list or a dict.
 _FACTS = (
     "notebook_path",
     "output_path",
@@ -42,15 +42,15 @@ _TAG_SOURCE = "airflow-provider-smstudio"
 
 @dataclass
 class RunLineage:
-    """What a task knows of its run, kept for a listener that asks later and may look nothing up.
+    """The facts of a run, stored for a listener that asks later and cannot look anything up.
 
-    OpenLineage's listener asks in a forked process, which must not use the task's connection to Airflow.
+    OpenLineage's listener runs in a forked process, which must not use the task's connection to Airflow.
 
     :ivar home: the URI of the Studio home.
-    :ivar notebook_path: the source.
-    :ivar upload_from: what was copied there before.
-    :ivar output_path: the executed notebook, once there is one.
-    :ivar facts: how the run went, once it has ended well.
+    :ivar notebook_path: the path of the source notebook.
+    :ivar upload_from: the file or S3 URL that is copied to ``notebook_path`` before the run, if any.
+    :ivar output_path: the path of the executed notebook; None until it is known.
+    :ivar facts: the result of the run; empty until the run has succeeded.
     """
 
     home: str
@@ -61,7 +61,7 @@ class RunLineage:
 
     @classmethod
     def of(cls, spec: RunSpec, settings: StudioSettings) -> RunLineage:
-        """Begin with what is known before a run: all but the executed notebook."""
+        """Return the lineage of a run before it starts: everything except the executed notebook."""
         home = assets.home_uri(
             settings.domain_id,
             space_name=settings.space_name,
@@ -71,11 +71,11 @@ class RunLineage:
 
     @property
     def output_uri(self) -> str | None:
-        """The executed notebook's URI; None where there is none, or none that Airflow takes."""
+        """The URI of the executed notebook. None if there is no such notebook, or if its URI is not valid."""
         return self._uri(self.output_path)
 
     def ended(self, result: Mapping[str, Any]) -> None:
-        """Take down how the run went; see :class:`~airflow_provider_smstudio.studio.RunResult`."""
+        """Record the result of the run; see :class:`~airflow_provider_smstudio.studio.RunResult`."""
         self.output_path = str(result["output_path"])
         uri = {"output_uri": self.output_uri}
         facts = {**uri, **{name: result.get(name) for name in _FACTS}}
@@ -84,21 +84,21 @@ class RunLineage:
         self.facts = {name: value for name, value in facts.items() if value is not None}
 
     def tell_outlets(self, context: Context, outlets: Sequence[Any]) -> None:
-        """Put the facts into the events of a task's outlets; what somebody has put there already stays.
+        """Write the facts into the events of a task's outlets. Do not replace values that are already there.
 
         :param context: the context of the task instance.
-        :param outlets: the task's outlets; an alias gets the executed notebook as an asset.
+        :param outlets: the task's outlets. An alias gets the executed notebook as its asset.
         """
         for outlet in outlets:
             try:
                 for extra in outlet_extras(context, outlet, self.output_uri):
                     for name, value in self.facts.items():
                         extra.setdefault(name, value)
-            except Exception as error:  # hours of work must not be lost for the want of a note about it
+            except Exception as error:  # a missing fact must not fail a run that may have taken hours
                 log.warning("the event of %r gets no facts of the run: %s", outlet, error)
 
     def inputs(self) -> list[Dataset]:
-        """Return the source notebook, and what was uploaded there, as OpenLineage's data sets."""
+        """Return the source notebook, and the file that was copied to it, as OpenLineage data sets."""
         return [*_uploaded(self.upload_from), *_notebook(self._uri(self.notebook_path))]
 
     def outputs(self) -> list[Dataset]:
@@ -106,7 +106,7 @@ class RunLineage:
         return _notebook(self.output_uri)
 
     def run_facets(self) -> dict[str, RunFacet]:
-        """Return the facts as OpenLineage's tags of a run."""
+        """Return the facts as the tags of an OpenLineage run."""
         from openlineage.client.facet_v2 import tags_run
 
         tags = [
@@ -126,11 +126,11 @@ class RunLineage:
 
 
 def openlineage(run: RunLineage | None, task: Any, task_instance: Any) -> OperatorLineage[Any, Any]:
-    """Return what OpenLineage is told of a run that has ended, well or not.
+    """Return what OpenLineage receives about a run that has ended, with success or with an error.
 
-    :param run: what is known of it; None where it did not even begin.
-    :param task: the operator. Its own inlets and outlets, which OpenLineage's provider leaves out for
-        operators that tell something themselves, are told as well.
+    :param run: the facts of the run; None if it did not start.
+    :param task: the operator. Its own inlets and outlets are included. OpenLineage's provider leaves them out for
+        operators that report something themselves.
     :param task_instance: its task instance.
     """
     lineage = own_lineage(task, task_instance)
@@ -142,7 +142,7 @@ def openlineage(run: RunLineage | None, task: Any, task_instance: Any) -> Operat
 
 
 def _distinct(found: list[Dataset]) -> list[Dataset]:
-    # The later one wins: what the user declares may have facets.
+    # The later entry wins, because a data set that the user declares may have facets.
     return list({(one.namespace, one.name): one for one in found}.values())
 
 
@@ -151,7 +151,7 @@ def _notebook(uri: str | None) -> list[Dataset]:
 
 
 def _uploaded(source: str | None) -> list[Dataset]:
-    """Name a file or an S3 object by OpenLineage's naming rules."""
+    """Return a file or an S3 object as a data set, named by OpenLineage's naming rules."""
     from openlineage.client.event_v2 import Dataset
 
     if not source:

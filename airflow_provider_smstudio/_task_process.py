@@ -1,18 +1,19 @@
-"""The process that runs a task: what tells it to end, and whether its run is then left to the next try.
+"""The process that runs a task: when it must end, and whether it then leaves its run to the next try.
 
-A task's process mostly ends before its time because something around it does: a worker is replaced, its machine
-is lost, Airflow's API server is away for long. That is no reason to end the run, which is on Studio. So there is
-one rule, in :meth:`TaskProcess.leaves_run`: the run is left if a try is left. It is ended if Airflow says that a
-person has ended the task, or in the last try, whose kernel nobody would come back for. (Ctrl-C and
-``execution_timeout`` end it by an exception, without a question.)
+The process of a task usually ends early because something around it ends: the worker is replaced, the machine is
+lost, or Airflow's API server is down for long. The run is on Studio, so this is no reason to end it. One rule
+decides, in :meth:`TaskProcess.leaves_run`. The process leaves the run if another try is left. It ends the run if
+Airflow reports that a user has ended the task. It also ends the run in the last try, because no later try would
+continue on its kernel. (Ctrl-C and ``execution_timeout`` end the run by an exception, without a request to
+Airflow.)
 
-The signs that a process has to end:
+The signs that a process must end:
 
 * SIGTERM: Airflow calls the operator's ``on_kill``.
-* A line of the log finds nobody who takes it. In Airflow 3 it goes through a socket to the task's supervisor.
-* The supervisor, which is this process's parent in Airflow 3, is gone. Without this look, a cell that prints
-  nothing would run on unnoticed. In 2.11 a task goes on without its supervisor, and writes its state itself.
-* A question to Airflow raises an error that nobody has foreseen.
+* A log line cannot be written. In Airflow 3 it goes through a socket to the task's supervisor.
+* The supervisor is gone. In Airflow 3 it is the parent of this process. Without this check, a cell that prints
+  nothing would continue unnoticed. In 2.11 a task continues without its supervisor, and writes its state itself.
+* A request to Airflow raises an unexpected error.
 """
 
 from __future__ import annotations
@@ -37,15 +38,16 @@ _LOOK_EVERY = 1.0
 _ANSWER_LIMIT = 2.0
 """Seconds to wait for Airflow's answer.
 
-A task gets five between SIGTERM and SIGKILL; a supervisor whose API server is away keeps it waiting for longer.
+A task has five seconds between SIGTERM and SIGKILL. If the API server is down, the supervisor's answer takes
+longer than that.
 """
 
 _GOES_ON = (None, "scheduled", "queued", "up_for_retry", "up_for_reschedule", "deferred")
-"""States in which a later try has the run, or will have it."""
+"""States in which a later try owns the run, or will own it."""
 
 
 class TaskProcess:
-    """The process that we are in, while it runs one task.
+    """The current process, while it runs one task.
 
     :param context: the context of the task instance.
     """
@@ -57,7 +59,7 @@ class TaskProcess:
 
     @contextmanager
     def follows(self, runner: NotebookRunner) -> Iterator[None]:
-        """Stop a run, for the length of a ``with`` block, once this process has lost its surroundings."""
+        """Stop the run if this process must end while the ``with`` block is active."""
         self._runner = runner
         over = threading.Event()
 
@@ -78,50 +80,51 @@ class TaskProcess:
     def write(self, logger: Any, level: int, line: str) -> None:
         """Write a line to the task's log.
 
-        :param logger: the operator's.
-        :param level: as in :mod:`logging`.
-        :param line: the line; never used as a format, since it holds whatever a notebook prints.
+        :param logger: the operator's logger.
+        :param level: the level, as in :mod:`logging`.
+        :param line: the line. It is never used as a format, because it contains what a notebook prints.
         """
         try:
             logger.log(level, "%s", line)
         except OSError as error:
-            self.has_lost(f"nobody takes its log ({type(error).__name__})")
+            self.has_lost(f"its log cannot be written ({type(error).__name__})")
 
     def has_lost(self, sign: str) -> None:
-        """Stop the run's part in this process, because what is around the process has ended.
+        """Stop this process's part of the run, because the process must end.
 
-        :param sign: what tells so.
+        :param sign: what shows this; it becomes part of the message.
         """
         if self._runner is not None:
-            self._runner.stop(f"the task's process is being taken away: {sign}", for_good=False)
+            self._runner.stop(f"the task's process must end: {sign}", for_good=False)
 
     def leaves_run(self) -> bool:
-        """Decide, once this process has to end, whether the run is left to a later try; see the module."""
+        """Return whether this process leaves the run to a later try, now that it must end; see the module."""
         from airflow_provider_smstudio.studio.errors import RunTakenOverError
 
         known, state = self._ask_state()
         if known and state in _GOES_ON:
             return True
-        # Whoever clears a running task, or marks it, has it in another state: restarting, failed, success.
+        # If a user clears or marks a running task, its state is no longer running but restarting, failed or
+        # success.
         if known and state != "running":
-            log.warning("the task is %s: the run is ended", state)
+            log.warning("the task is %s: ending the run", state)
             return False
-        # A process that cannot ask cannot report either. Then Airflow goes by the number of tries alone.
+        # A process that cannot ask cannot report its error either. Then Airflow uses only the number of tries.
         error = RunTakenOverError("the run is left to the next try")
         if self.try_follows(error) if known else will_retry(self._context):
             return True
-        log.warning("no try is left that could continue the run: it is ended")
+        log.warning("no try is left that could continue the run: ending it")
         return False
 
     def try_follows(self, error: StudioError) -> bool:
-        """Tell whether another try follows if the task fails by an error.
+        """Return whether another try follows if the task fails with an error.
 
         :param error: the error.
         """
         return will_retry(self._context) and not policy_forbids_retry(self._context, error)
 
     def _ask_state(self) -> tuple[bool, str | None]:
-        """Ask Airflow how the task stands; the first value tells whether there was an answer."""
+        """Ask Airflow for the task's state. The first value returned is whether Airflow answered."""
         answers: list[tuple[bool, str | None]] = []
 
         def ask() -> None:
@@ -130,20 +133,20 @@ class TaskProcess:
             except LookupError:  # its DAG run was deleted
                 answers.append((True, "removed"))
             except Exception as error:
-                log.warning("Airflow could not be asked how the task stands: %s", type(error).__name__)
+                log.warning("could not ask Airflow for the task's state: %s", type(error).__name__)
                 answers.append((False, None))
 
         thread = threading.Thread(target=ask, name="smstudio-ask-airflow", daemon=True)
         thread.start()
         thread.join(_ANSWER_LIMIT)
         if not answers:
-            log.warning("Airflow has not said within %g s how the task stands", _ANSWER_LIMIT)
+            log.warning("Airflow did not report the task's state within %g s", _ANSWER_LIMIT)
             return False, None
         return answers[0]
 
 
 def will_retry(context: Context) -> bool:
-    """Tell whether another try of this task instance follows if this one fails, by the number of tries."""
+    """Return whether the number of tries allows another try of this task instance if this one fails."""
     ti = context["ti"]
     tries, most = getattr(ti, "try_number", None), getattr(ti, "max_tries", None)
     return isinstance(tries, int) and isinstance(most, int) and tries <= most
@@ -156,12 +159,13 @@ def try_number(context: Context) -> int:
 
 
 def retry_series(context: Context) -> str | None:
-    """Name the tries that Airflow starts by itself, as opposed to those that a person asks for.
+    """Return a name for the tries that Airflow starts by itself, not because a user asks for them.
 
-    Clearing a task that does not run gives it more tries than before (``max_tries``). Clearing or making a DAG run
-    gives that another start. Not so ``dags test``: each test of one date looks like the one before.
+    If a user clears a task that is not running, the task gets more tries than before (``max_tries``). If a user
+    clears or creates a DAG run, the DAG run gets another start date. With ``dags test`` the start date does not
+    change: each test of one date looks like the one before.
 
-    :return: the same text for each of these tries; None where Airflow does not say.
+    :return: the same text for each of these tries; None if Airflow does not provide it.
     """
     run: Any = context.get("dag_run")
     started, most = getattr(run, "start_date", None), getattr(context["ti"], "max_tries", None)
@@ -171,6 +175,6 @@ def retry_series(context: Context) -> str | None:
 
 
 def retries(context: Context) -> int | None:
-    """Return how many retries the task has, as the DAG says now."""
+    """Return how many retries the task has, as the DAG defines it now. Return None if that is not known."""
     found = getattr(getattr(context["ti"], "task", None), "retries", None)
     return found if isinstance(found, int) else None

@@ -1,4 +1,4 @@
-"""Arguments of tasks as templates leave them: read into what they mean, or refused by name."""
+"""Reads the arguments of tasks after templating: converts each one to its type, or refuses it by name."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def text(name: str, value: object) -> str:
 
 
 def optional_text(name: str, value: object) -> str | None:
-    """Read a text; None and an empty one are none."""
+    """Read a text. None and an empty text mean that there is none."""
     return None if value is None or value == "" else text(name, value)
 
 
 def flag(name: str, value: object) -> bool:
-    """Read a switch, which a template may have turned into text."""
+    """Read a boolean, which a template may have converted to text."""
     if isinstance(value, bool):
         return value
     text = str(value).strip().lower()
@@ -37,7 +37,7 @@ def flag(name: str, value: object) -> bool:
 
 
 def seconds(name: str, value: object) -> float | None:
-    """Read a time limit, which a template may have turned into text."""
+    """Read a time limit, which a template may have converted to text. None means no limit."""
     if value is None or value in ("", "None"):
         return None
     seconds = number(value)
@@ -47,7 +47,7 @@ def seconds(name: str, value: object) -> float | None:
 
 
 def duration(name: str, value: object) -> float:
-    """Read a number of seconds that may be none at all, and which a template may have turned into text."""
+    """Read a number of seconds, 0 or more, which a template may have converted to text."""
     seconds = number(value)
     if not (seconds >= 0 and math.isfinite(seconds)):
         raise InvalidInputError(f"{name} must be a number of seconds, 0 or more, not {value!r}")
@@ -55,7 +55,7 @@ def duration(name: str, value: object) -> float:
 
 
 def hours(name: str, value: object) -> float:
-    """Read a number of hours, which a template may have turned into text."""
+    """Read a number of hours, which a template may have converted to text."""
     hours = number(value)
     if not (hours > 0 and math.isfinite(hours)):
         raise InvalidInputError(f"{name} must be a positive number of hours, not {value!r}")
@@ -63,14 +63,14 @@ def hours(name: str, value: object) -> float:
 
 
 def choice(name: str, value: object, choices: Sequence[str]) -> str:
-    """Read one of some words."""
+    """Read a word that must be one of the choices."""
     if value not in choices:
         raise InvalidInputError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
     return str(value)
 
 
 def mebibytes(name: str, value: object) -> float:
-    """Read a size, which a template may have turned into text."""
+    """Read a size in MiB, which a template may have converted to text."""
     size = number(value)
     if not (size >= 0 and math.isfinite(size)):
         raise InvalidInputError(f"{name} must be a number of MiB, 0 or more, not {value!r}")
@@ -78,7 +78,7 @@ def mebibytes(name: str, value: object) -> float:
 
 
 def number(value: object) -> float:
-    """Read a number; what is none becomes NaN."""
+    """Read a number. Anything that is not a number becomes NaN."""
     try:
         return math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]  # or TypeError
     except (TypeError, ValueError):
@@ -86,41 +86,42 @@ def number(value: object) -> float:
 
 
 def parameters(value: object) -> dict[str, Any]:
-    """Read a notebook's parameters, in which templates and XComs leave values of Airflow's own types.
+    """Read a notebook's parameters. Templates and XComs may leave values of Airflow's own types in them.
 
-    :raises InvalidInputError: for what is no mapping, and for what a template did not find.
+    :raises InvalidInputError: if the value is not a mapping, or if a template did not find a value.
     """
     value = plain(None, value)
     if value is None or value == "":
         return {}
     if not isinstance(value, dict):
         raise InvalidInputError(
-            f"parameters must be a dict, not {type(value).__name__}; a template that makes a whole dict needs "
+            f"parameters must be a dict, not {type(value).__name__}; a template that returns a whole dict needs "
             "render_template_as_native_obj=True in the DAG"
         )
     return value
 
 
 def plain(name: str | None, value: Any, depth: int = 0) -> Any:
-    """Make plain dicts and lists of Airflow's containers, and values of its lazy proxies, at any depth.
+    """Convert Airflow's containers to plain dicts and lists, and its lazy proxies to their values, at any depth.
 
-    The output of a mapped task, for one, is a sequence that reads the XComs one by one. All else stays as it is.
+    For example, the output of a mapped task is a sequence that reads the XComs one by one. Other values stay as
+    they are.
 
     :param name: the parameter, for messages; None for all parameters together.
     """
     where = "parameters" if name is None else f"parameter {name!r}"
     if depth > _MAX_DEPTH:
         raise ParameterError(f"{where} is nested more than {_MAX_DEPTH} deep, or contains itself", parameter=name)
-    while hasattr(type(value), "__wrapped__"):  # a proxy, which passes for what it wraps, but not everywhere
+    while hasattr(type(value), "__wrapped__"):  # a proxy: it behaves like the value in it, but not everywhere
         value = value.__wrapped__
-    if isinstance(value, Undefined):  # native templates hand it on, where others raise
+    if isinstance(value, Undefined):  # native templates return it, other templates raise an error
         raise ParameterError(
-            f"{where} has no value in this run: {value._undefined_message}. If that may be, give the template a "
-            "default: {{ … | default(none) }}",
+            f"{where} has no value in this run: {value._undefined_message}. If it is optional, give the template "
+            "a default: {{ … | default(none) }}",
             parameter=name,
         )
     if isinstance(value, Mapping):
-        # Key by key: the items of Airflow's own ParamsDict are not its values.
+        # Read key by key: the items of Airflow's own ParamsDict are not its values.
         return {key: plain(str(key) if name is None else name, value[key], depth + 1) for key in value}
     if isinstance(value, tuple):
         return tuple(plain(name, item, depth + 1) for item in value)

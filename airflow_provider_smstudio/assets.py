@@ -1,7 +1,8 @@
-"""Notebooks in a Studio home as Airflow's assets: how they are named, in a DAG and towards OpenLineage.
+"""Notebooks in a Studio home as Airflow assets: their names in a DAG and in OpenLineage.
 
-A notebook's URI is ``sagemaker-studio://<domain>/space/<space>/<path>``; in Studio Classic, where the home is the
-user profile's, ``sagemaker-studio://<domain>/user-profile/<user profile>/<path>``. Its path is percent-encoded.
+A notebook's URI is ``sagemaker-studio://<domain>/space/<space>/<path>``. In Studio Classic the home belongs to the
+user profile, and the URI is ``sagemaker-studio://<domain>/user-profile/<user profile>/<path>``. The path is
+percent-encoded.
 """
 
 from __future__ import annotations
@@ -32,16 +33,17 @@ def notebook_uri(
     space_name: str | None = None,
     user_profile_name: str | None = None,
 ) -> str:
-    """Write the URI of a notebook in a Studio home, for ``Asset`` (Airflow 3) or ``Dataset`` (2.11).
+    """Return the URI of a notebook in a Studio home, for ``Asset`` (Airflow 3) or ``Dataset`` (2.11).
 
-    Assets are not templated: all parts must be known when the DAG is parsed.
+    Airflow does not template assets: all parts must be known when the DAG is parsed.
 
-    :param path: the notebook, below the Studio home; mostly the ``output_path`` of the task that runs it.
+    :param path: the path of the notebook, relative to the Studio home. Usually this is the ``output_path`` of the
+        task that runs it.
     :param domain_id: the domain's ID, such as ``d-abc123``.
-    :param space_name: the space whose home it is in; for Studio Classic give the user profile in its place.
-    :param user_profile_name: Studio Classic: the user profile whose home it is in.
-    :return: the URI; plain ASCII.
-    :raises InvalidInputError: when a part is missing, malformed or a template, or the URI is too long.
+    :param space_name: the space that the home belongs to. For Studio Classic give the user profile instead.
+    :param user_profile_name: Studio Classic only: the user profile that the home belongs to.
+    :return: the URI, in plain ASCII.
+    :raises InvalidInputError: if a part is missing, malformed or a template, or if the URI is too long.
     """
     if "{{" in path:
         raise InvalidInputError(
@@ -52,9 +54,9 @@ def notebook_uri(
 
 
 def home_uri(domain_id: str, *, space_name: str | None, user_profile_name: str | None) -> str:
-    """Write the URI of a Studio home, as in :func:`notebook_uri`.
+    """Return the URI of a Studio home, as in :func:`notebook_uri`.
 
-    :raises InvalidInputError: when a part is missing or malformed.
+    :raises InvalidInputError: if a part is missing or malformed.
     """
     if (space_name is None) == (user_profile_name is None):
         raise InvalidInputError(
@@ -69,24 +71,24 @@ def home_uri(domain_id: str, *, space_name: str | None, user_profile_name: str |
 
 
 def uri_below(home: str, path: str) -> str:
-    """Write a notebook's URI.
+    """Return the URI of a notebook.
 
     :param home: the URI of the Studio home.
-    :param path: the notebook, below the Studio home.
-    :raises InvalidInputError: when it is too long for Airflow, or no path below the home.
+    :param path: the path of the notebook, relative to the Studio home.
+    :raises InvalidInputError: if the URI is too long for Airflow, or if the path is not inside the home.
     """
     uri = f"{home}/{quote(clean_path(path, 'path'))}"
     if len(uri) > _MAX_URI:
         raise InvalidInputError(
-            f"the URI of {path!r} has {len(uri)} characters, percent-encoded, and Airflow takes {_MAX_URI}"
+            f"the URI of {path!r} has {len(uri)} characters, percent-encoded, and Airflow accepts {_MAX_URI}"
         )
     return uri
 
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:
-    """Bring a URI that somebody wrote by hand into the form of :func:`notebook_uri`; Airflow calls this.
+    """Convert a URI from a DAG to the form of :func:`notebook_uri`. Airflow calls this.
 
-    :raises ValueError: when it is no notebook's URI.
+    :raises ValueError: if it is not the URI of a notebook.
     """
     match = _PATH.fullmatch(uri.path)
     if not match or not match[4] or not DOMAIN_ID.fullmatch(uri.netloc) or uri.query:
@@ -99,7 +101,7 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
 
 
 def convert_asset_to_openlineage(asset: Any, lineage_context: object) -> Dataset:
-    """Name an asset as OpenLineage does; Airflow's OpenLineage provider calls this.
+    """Return an asset as an OpenLineage data set. Airflow's OpenLineage provider calls this.
 
     :param asset: an asset with a notebook's URI.
     :param lineage_context: not used.
@@ -108,7 +110,7 @@ def convert_asset_to_openlineage(asset: Any, lineage_context: object) -> Dataset
 
 
 def openlineage_dataset(uri: str) -> Dataset:
-    """Name a notebook as OpenLineage does: the namespace is the URI's authority, the name its path."""
+    """Return a notebook as an OpenLineage data set. Namespace: the URI's scheme and authority. Name: its path."""
     from openlineage.client.event_v2 import Dataset
 
     parts = urlsplit(uri)

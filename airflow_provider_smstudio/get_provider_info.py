@@ -1,4 +1,4 @@
-"""What Airflow reads about this provider through the ``apache_airflow_provider`` entry point."""
+"""The metadata of this provider, which Airflow reads through the ``apache_airflow_provider`` entry point."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 _INTEGRATION = "Amazon SageMaker Studio"
 
-# Keys are those of Airflow's provider_info.schema.json. Airflow 3.2+ draws the connection form from
-# `ui-field-behaviour` and `conn-fields` without importing the hook; older versions ask the hook's class
-# methods, which draw the same form from this very dict. `conn-fields` end up in the connection's extra.
+# The keys are those of Airflow's provider_info.schema.json. Airflow 3.2+ builds the connection form from
+# `ui-field-behaviour` and `conn-fields` and does not import the hook. Older versions call the hook's class
+# methods, which return the same form from this dict. Airflow stores `conn-fields` in the connection's extra.
 _CONNECTION_TYPE: dict[str, Any] = {
     "connection-type": "sagemaker_studio",
     "hook-class-name": "airflow_provider_smstudio.hooks.studio.SageMakerStudioHook",
@@ -16,12 +16,12 @@ _CONNECTION_TYPE: dict[str, Any] = {
     "ui-field-behaviour": {
         "hidden-fields": ["port", "schema", "password"],
         "relabeling": {"host": "Domain ID", "login": "User profile name"},
-        "placeholders": {"host": "d-xxxxxxxxxxxx", "login": "the user profile to log in as"},
+        "placeholders": {"host": "d-xxxxxxxxxxxx", "login": "ana"},
     },
     "conn-fields": {
         "space_name": {
             "label": "Space name",
-            "description": "The JupyterLab space to run in. Leave empty for Studio Classic.",
+            "description": "The JupyterLab space that runs the notebooks. Leave empty for Studio Classic.",
             "schema": {"type": ["string", "null"]},
         },
         "app_type": {
@@ -31,18 +31,18 @@ _CONNECTION_TYPE: dict[str, Any] = {
         },
         "region_name": {
             "label": "AWS region",
-            "description": "Of the domain. Empty: the AWS connection's, else boto3's default region.",
+            "description": "Region of the domain. Leave empty for the region of the AWS connection or of boto3.",
             "schema": {"type": ["string", "null"]},
         },
         "aws_conn_id": {
             "label": "AWS connection",
-            "description": "The Airflow connection with the AWS credentials that ask for the login link.",
+            "description": "Airflow connection with the AWS credentials.",
             "schema": {"type": ["string", "null"], "default": "aws_default"},
         },
     },
 }
 
-# So that the URI of a notebook is checked where a DAG names it, and OpenLineage reports such assets of any task.
+# With this, Airflow checks the URI of a notebook in a DAG, and OpenLineage reports such assets for any task.
 _ASSET_URIS: list[dict[str, Any]] = [
     {
         "schemes": ["sagemaker-studio"],
@@ -93,6 +93,6 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "asset-uris": _ASSET_URIS,
-        "dataset-uris": _ASSET_URIS,  # their name in 2.11
+        "dataset-uris": _ASSET_URIS,  # the name in 2.11
         "extra-links": ["airflow_provider_smstudio.links.notebook.SageMakerStudioNotebookLink"],
     }

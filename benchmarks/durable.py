@@ -33,6 +33,7 @@ from airflow_provider_smstudio.studio.execution.autosave import Autosave
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.runs import handover
+from airflow_provider_smstudio.studio.runs.worker_loop import WorkerLoop
 
 LIMIT = 1.05
 """The highest median ratio of wall time and of client CPU that the project allows itself."""
@@ -114,9 +115,13 @@ class Stopwatch:
 
 def _strip(runner: Any) -> None:
     """Take out what a run without a record does instead: name each cell in the session, save as it begins."""
-    save = runner._save
+    save = WorkerLoop._save
+
+    def only_last(loop: WorkerLoop, run: Any, *, last: bool) -> None:
+        save(loop, run, last=True) if last else run.postpone_save(time.monotonic())
+
     runner._kernel.ownership.rename = lambda name: True
-    runner._save = lambda run, *, last: save(run, last=True) if last else run.postpone_save(time.monotonic())
+    WorkerLoop._save = only_last  # type: ignore[method-assign]
 
 
 class Bench:

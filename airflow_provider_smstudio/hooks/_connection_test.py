@@ -1,4 +1,4 @@
-"""What the connection form's Test button finds out."""
+"""The checks of the Test button in the connection form."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _DENIED = ("AccessDenied", "AccessDeniedException")
 
 
 class _Unfit(Exception):  # noqa: N818 - an answer, not an error of this program
-    """Something that speaks against running notebooks there; its text is the answer."""
+    """A reason why notebooks cannot run there. Its text is the result of the test."""
 
 
 def check_connection(hook: SageMakerStudioHook) -> tuple[bool, str]:
-    """Check what can be checked without starting anything or logging in.
+    """Check a connection without starting anything and without logging in.
 
-    Never raises, and tells no secret.
+    Never raises an error, and never returns a secret.
 
     :param hook: the hook whose connection is tested.
-    :return: whether nothing speaks against it, and all findings as one text.
+    :return: True if no check has failed, and all findings as one text.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -37,20 +37,20 @@ def check_connection(hook: SageMakerStudioHook) -> tuple[bool, str]:
             if finding:
                 findings.append(finding)
     except (_Unfit, StudioError, AirflowNotFoundException, BotoCoreError, ClientError) as err:
-        # AWS repeats a badly signed request, session token and all, from the second line on.
+        # From the second line on, AWS repeats a badly signed request, including its session token.
         return False, ". ".join([*findings, str(err).splitlines()[0]])
     except Exception as err:
-        # Of an unknown error the text may hold anything, so only its kind is shown.
+        # The text of an unknown error may contain anything, so only its class is shown.
         hook.log.warning("Testing the connection failed", exc_info=True)
         return False, ". ".join([*findings, f"Unexpected {type(err).__name__}; the log has the details"])
     return True, ". ".join(findings)
 
 
 def _describe(what: str, call: Callable[..., dict[str, Any]], **ids: str) -> dict[str, Any] | None:
-    """Return what the SageMaker API tells about a resource; None if telling is not permitted.
+    """Return the SageMaker API's description of a resource; None if the credentials do not permit the call.
 
     :raises _Unfit: if the resource does not exist or is not in service.
-    :raises ClientError: if the credentials are not accepted, or the call failed otherwise.
+    :raises ClientError: if AWS does not accept the credentials, or if the call failed for another reason.
     """
     from botocore.exceptions import ClientError
 
@@ -80,8 +80,8 @@ def _domain(hook: SageMakerStudioHook, settings: StudioSettings) -> str:
         return _not_permitted(what, "DescribeDomain")
     if domain.get("AuthMode") == "SSO":
         raise _Unfit(
-            f"{what} logs in with IAM Identity Center, for which AWS makes no presigned URLs; "
-            "a domain with AuthMode IAM is needed"
+            f"{what} logs in with IAM Identity Center, for which AWS creates no presigned URLs; "
+            "use a domain with AuthMode IAM"
         )
     return f"{what} is in service"
 
@@ -130,6 +130,6 @@ def _app(hook: SageMakerStudioHook, settings: StudioSettings) -> str:
             return _not_permitted(what, "DescribeApp")
         raise
     if state.status in ("Deleted", "NotFound"):
-        return f"{what} is stopped; a run needs it started"
+        return f"{what} is stopped; start it before a run"
     reason = f" ({state.failure_reason})" if state.failure_reason else ""
     return f"{what} is {state.status}{reason}"

@@ -1,4 +1,4 @@
-"""From Airflow's connections to a client of one Studio."""
+"""The hook that creates the client of one Studio from Airflow's connections."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _MAX_LENGTH = 63
 
 @dataclass(frozen=True)
 class StudioSettings:
-    """Which Studio, and with whose AWS credentials; argument and connection put together.
+    """Which Studio to use, with which AWS credentials: the arguments and the connection combined.
 
     :ivar domain_id: the domain's ID, such as ``d-abc123``.
     :ivar user_profile_name: the user profile to log in as.
     :ivar space_name: the JupyterLab space; None for Classic.
     :ivar app_type: ``JupyterLab`` or ``JupyterServer`` (Classic).
     :ivar aws_conn_id: the AWS connection; None for boto3's own credential chain.
-    :ivar region_name: the AWS region; None for the AWS connection's.
+    :ivar region_name: the AWS region; None for the region of the AWS connection.
     """
 
     domain_id: str
@@ -43,24 +43,25 @@ class StudioSettings:
 
 
 class SageMakerStudioHook(BaseHook):
-    """Makes the client of one user's Studio out of Airflow's connections.
+    """Creates the client of one user's Studio from Airflow's connections.
 
-    Nothing is read, imported or called before the first use. Each argument that is given goes before the
-    field of the Studio connection; an empty string counts as not given, so that a template may yield it.
-    Without any connection (``studio_conn_id=None``) none is looked up.
+    The hook reads, imports and calls nothing before its first use. An argument takes precedence over the field of
+    the Studio connection. An empty string counts as not given, because a template may return it. With
+    ``studio_conn_id=None`` the hook looks up no Studio connection.
 
-    :param studio_conn_id: the connection of type ``sagemaker_studio``: host is the domain's ID, login the
-        user profile's name; extra may hold ``space_name``, ``app_type``, ``region_name``, ``aws_conn_id``.
+    :param studio_conn_id: the connection of type ``sagemaker_studio``. Its host is the domain's ID, and its login
+        is the user profile's name. Its extra may contain ``space_name``, ``app_type``, ``region_name`` and
+        ``aws_conn_id``.
     :param domain_id: the domain's ID, such as ``d-abc123``.
     :param user_profile_name: the user profile to log in as.
-    :param space_name: the space whose JupyterLab app is used. Required for JupyterLab, refused for Classic.
+    :param space_name: the space whose JupyterLab app is used. Required for JupyterLab, refused for Studio Classic.
     :param app_type: ``JupyterLab`` (default), or ``JupyterServer`` for Studio Classic.
     :param aws_conn_id: the AWS connection that the SageMaker and S3 clients use; None for boto3's own
-        credential chain. Default: that of the Studio connection, else ``aws_default``.
-    :param region_name: the domain's AWS region. Default: the Studio connection's, then the AWS
-        connection's, then boto3's.
-    :param verify: how the AWS API's certificates are checked, as in the amazon provider. A path of a CA
-        bundle is used for the connection to Studio as well; False is not, there TLS is always verified.
+        credential chain. Default: the value of the Studio connection, else ``aws_default``.
+    :param region_name: the domain's AWS region. Default: the region of the Studio connection, else that of the AWS
+        connection, else boto3's.
+    :param verify: how to check the certificates of the AWS API, as in the amazon provider. The path of a CA bundle
+        is also used for Studio, but ``False`` is not: there TLS is always verified.
     :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients.
     """
 
@@ -102,10 +103,10 @@ class SageMakerStudioHook(BaseHook):
 
     @cached_property
     def settings(self) -> StudioSettings:
-        """The arguments and the connection put together and checked.
+        """The arguments and the connection, combined and checked.
 
         :raises AirflowNotFoundException: if there is no such Studio connection.
-        :raises InvalidInputError: if a field is missing, malformed, or does not go with the app type.
+        :raises InvalidInputError: if a field is missing or malformed, or cannot be used with the app type.
         """
         fields: dict[str, Any] = {}
         if self.studio_conn_id:
@@ -133,9 +134,9 @@ class SageMakerStudioHook(BaseHook):
         return "aws_default"
 
     def _check(self, settings: StudioSettings) -> None:
-        """Refuse what the service would refuse, before anything is called.
+        """Refuse settings that AWS would refuse, before any call.
 
-        :raises InvalidInputError: naming the field, the value, and what to do.
+        :raises InvalidInputError: with the field, its value and the remedy.
         """
         where = f"the connection {self.studio_conn_id!r}" if self.studio_conn_id else "a Studio connection"
         _check_name("domain_id", settings.domain_id, DOMAIN_ID, "d-abc123xyz", f"host of {where}")
@@ -149,15 +150,15 @@ class SageMakerStudioHook(BaseHook):
             _check_name("space_name", settings.space_name or "", NAME, "my-space", f"extra of {where}")
         elif settings.space_name:
             raise InvalidInputError(
-                f"space_name {settings.space_name!r} does not go with app_type {JUPYTER_SERVER!r}: Studio Classic "
-                f"has one app per user profile. Remove space_name from the arguments and from the extra of "
-                f"{where}, or use app_type {JUPYTER_LAB!r}"
+                f"space_name {settings.space_name!r} cannot be used with app_type {JUPYTER_SERVER!r}: Studio "
+                f"Classic has one app per user profile. Remove space_name from the arguments and from the extra "
+                f"of {where}, or use app_type {JUPYTER_LAB!r}"
             )
 
     def aws_hook(self, client_type: str) -> AwsGenericHook[Any]:
         """Return the amazon provider's hook for one AWS service.
 
-        It brings roles, sessions, endpoints and the service config of the AWS connection along.
+        It applies the roles, sessions, endpoints and service config of the AWS connection.
 
         :param client_type: the boto3 client's name, such as ``sagemaker``.
         """
@@ -179,26 +180,26 @@ class SageMakerStudioHook(BaseHook):
     def sagemaker_client(self) -> Any:
         """The boto3 client of the SageMaker API.
 
-        :raises InvalidInputError: if the settings are not sound, or no AWS region is known.
+        :raises InvalidInputError: if the settings are not valid, or no AWS region is known.
         """
         return _client(self._sagemaker_hook)
 
     @cached_property
     def studio(self) -> Studio:
-        """The client of the user's Studio; made once per hook. Nothing is called while making it.
+        """The client of the user's Studio, created once per hook. Its creation calls nothing.
 
         :raises AirflowNotFoundException: if there is no such Studio connection.
-        :raises InvalidInputError: if the settings are not sound.
+        :raises InvalidInputError: if the settings are not valid.
         """
-        # Whatever a library or a notebook prints, Airflow's logs show no login.
+        # Airflow masks a login that a library or a notebook prints, up to the limit in _secrets.
         return self.make_studio(on_secret=mask_login)
 
     def make_studio(self, *, on_secret: Callable[[str], None]) -> Studio:
-        """Make another client of the user's Studio; the caller closes it.
+        """Create another client of the user's Studio. The caller closes it.
 
-        :param on_secret: told every secret that is met (URLs, cookies), so that it can be masked.
+        :param on_secret: receives every secret (URLs, cookies), so that it can be masked.
         :raises AirflowNotFoundException: if there is no such Studio connection.
-        :raises InvalidInputError: if the settings are not sound.
+        :raises InvalidInputError: if the settings are not valid.
         """
         from airflow_provider_smstudio.studio.client import Studio
 
@@ -210,7 +211,7 @@ class SageMakerStudioHook(BaseHook):
             user_profile_name=settings.user_profile_name,
             space_name=settings.space_name,
             app_type=settings.app_type,
-            # A lax setting for the AWS API must not expose Studio's login: only a CA bundle is passed on.
+            # verify=False for the AWS API must not expose Studio's login, so only a CA bundle is used for Studio.
             verify=verify if isinstance(verify, str) else True,
             s3_client_factory=lambda: _client(self.aws_hook("s3")),
             region_name=self.sagemaker_client.meta.region_name,
@@ -218,10 +219,10 @@ class SageMakerStudioHook(BaseHook):
         )
 
     def get_studio(self) -> Studio:
-        """Return the client of the user's Studio, the same on each call; the caller closes it.
+        """Return the client of the user's Studio, the same on each call. The caller closes it.
 
         :raises AirflowNotFoundException: if there is no such Studio connection.
-        :raises InvalidInputError: if the settings are not sound, or no AWS region is known.
+        :raises InvalidInputError: if the settings are not valid, or no AWS region is known.
         """
         return self.studio
 
@@ -230,12 +231,12 @@ class SageMakerStudioHook(BaseHook):
         return self.studio
 
     def test_connection(self) -> tuple[bool, str]:
-        """Check the settings, the credentials, and what may be seen of domain, user profile, space and app.
+        """Check the settings, the credentials, and the domain, user profile, space and app if permitted.
 
-        Starts nothing and logs in nowhere. A permission that is lacking is told, and no failure: a run
-        only needs ``sagemaker:CreatePresignedDomainUrl``.
+        The check starts nothing and does not log in. It reports a missing permission, but not as a failure: a run
+        needs only ``sagemaker:CreatePresignedDomainUrl``.
 
-        :return: whether nothing speaks against running notebooks there, and all findings as one text.
+        :return: True if no check has failed, and all findings as one text.
         """
         from airflow_provider_smstudio.hooks._connection_test import check_connection
 
@@ -243,13 +244,13 @@ class SageMakerStudioHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Return how Airflow before 3.2 draws the standard fields of the connection form."""
+        """Return how Airflow before 3.2 shows the standard fields of the connection form."""
         behaviour = _connection_type()["ui-field-behaviour"]
         return {key.replace("-", "_"): value for key, value in behaviour.items()}
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
-        """Return the extra fields of the connection form of Airflow before 3.2."""
+        """Return the extra fields of the connection form in Airflow before 3.2."""
         from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
         from flask_babel import lazy_gettext
         from wtforms import StringField
@@ -269,7 +270,7 @@ class SageMakerStudioHook(BaseHook):
 
 
 def _client(aws_hook: AwsGenericHook[Any]) -> Any:
-    """Return the boto3 client of an AWS hook, which makes it once.
+    """Return the boto3 client of an AWS hook, which creates it once.
 
     :raises InvalidInputError: if no AWS region is known.
     """

@@ -1,6 +1,6 @@
-"""A Studio on this machine: control plane, front door and real Jupyter servers, for tests and demos.
+"""The local Studio, for tests and demos: a control plane, a gateway and real Jupyter servers on this machine.
 
-Needs the ``local`` extra: ``pip install 'airflow-provider-smstudio[local]'``.
+It needs the extra ``local``: ``pip install 'airflow-provider-smstudio[local]'``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``smstudio-local``: a Studio on this machine for the length of one command, or until interrupted."""
+"""``smstudio-local``: run the local Studio for the length of one command, or until interrupted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from airflow_provider_smstudio.local.studio import APP_STATUSES, FLAVOURS, Local
 from airflow_provider_smstudio.local.switches import Switches
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# They would turn boto3 away from the local Studio, or speak of another one.
+# They would lead boto3 away from the local Studio, or describe another Studio.
 _DROPPED = (
     *("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"),
     *("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "SMSTUDIO_SPACE_NAME"),
@@ -31,14 +31,14 @@ _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
 class _InterruptedError(BaseException):
-    """A signal came while there was no command to pass it on to."""
+    """A signal arrived, but no command was running that could receive it."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
 
 class _Signals:
-    """Sends the signals that this process gets to the command, if one runs."""
+    """Sends the signals that this process receives to the command, if one is running."""
 
     def __init__(self) -> None:
         self.command: subprocess.Popen[bytes] | None = None
@@ -46,7 +46,7 @@ class _Signals:
         self._held: list[int] | None = None
 
     def handle(self, number: int, _frame: FrameType | None) -> None:
-        """Pass a signal on, or stop what is going on here."""
+        """Send a signal to the command. Without a command, stop this process."""
         if self.ending:
             return
         if self._held is not None:
@@ -55,13 +55,14 @@ class _Signals:
         if self.command is None:
             self.ending = True
             raise _InterruptedError(number)
-        # Ctrl-C in a terminal reaches every process of the foreground group: the command has it already.
+        # Ctrl-C in a terminal reaches every process of the foreground group, so the command has received it
+        # already.
         if number != signal.SIGINT or not _in_foreground():
             with contextlib.suppress(ProcessLookupError):
                 self.command.send_signal(number)
 
     def start(self, command: Sequence[str], env: dict[str, str]) -> subprocess.Popen[bytes]:
-        """Start the command; a signal that comes meanwhile waits until it can be passed on."""
+        """Start the command. A signal that arrives during the start is sent to the command after it."""
         self._held = []
         try:
             self.command = subprocess.Popen(command, env=env)
@@ -98,19 +99,23 @@ def _in_foreground() -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="smstudio-local", description=__doc__)
     commands = parser.add_subparsers(dest="action", required=True)
-    run = commands.add_parser("run", help="start it, run a command against it, stop it")
+    run = commands.add_parser("run", help="start the local Studio, run a command with it, stop it")
     up = commands.add_parser("up", help="start it, print the variables to export, serve until interrupted")
     for command in (run, up):
         command.add_argument("--flavour", choices=FLAVOURS, default="jupyterlab", help="new Studio or Classic")
         command.add_argument("--home", help="folder to serve as the Studio home (default: a new, temporary one)")
-        command.add_argument("--app-status", choices=APP_STATUSES, default="InService", help="at the start")
+        command.add_argument("--app-status", choices=APP_STATUSES, default="InService", help="status at the start")
         command.add_argument("--app-start-delay", type=float, default=0.0, metavar="SECONDS")
         command.add_argument("--domain-id", default="d-localstudio")
         command.add_argument("--user-profile-name", default="demo-user")
         command.add_argument("--space-name", default="demo-space")
         command.add_argument("--region", default="us-east-1")
         command.add_argument(
-            "--server-arg", action="append", default=[], metavar="ARG", help="for jupyter lab, as --server-arg=ARG"
+            "--server-arg",
+            action="append",
+            default=[],
+            metavar="ARG",
+            help="argument for jupyter lab, as --server-arg=ARG",
         )
         command.add_argument(
             "--server-python", metavar="PATH", help="Python for the server and its kernels (default: this one)"
@@ -119,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
             "--space-kind",
             choices=SPACE_KINDS,
             default="stock",
-            help="start the server as an image does for such a space (default: stock)",
+            help="start the server as an image does for this kind of space (default: stock)",
         )
         command.add_argument(
             "--switch",
@@ -127,9 +132,9 @@ def _parser() -> argparse.ArgumentParser:
             default=[],
             type=_switch,
             metavar="NAME=VALUE",
-            help="value as JSON or text",
+            help="set a switch; the value is JSON or text",
         )
-    run.add_argument("command", nargs=argparse.REMAINDER, help="after --: the command and its arguments")
+    run.add_argument("command", nargs=argparse.REMAINDER, help="the command and its arguments, after --")
     return parser
 
 
@@ -141,8 +146,8 @@ def _switch(text: str) -> tuple[str, Any]:
         value = raw
     known = {field.name for field in dataclasses.fields(Switches)}
     if not equals or name not in known:
-        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=VALUE with NAME one of {', '.join(sorted(known))}")
-    # These two look like a number and like text; the switch wants text.
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE with NAME one of {', '.join(sorted(known))}")
+    # Values of these two switches may look like JSON, but the switches need text.
     return name, raw if name in ("unauthenticated", "app_start_failure") else value
 
 
@@ -205,7 +210,7 @@ def _say(text: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code."""
+    """Run the command line and return the exit code."""
     args = _parser().parse_args(argv)
     signals = _Signals()
     with signals.caught():

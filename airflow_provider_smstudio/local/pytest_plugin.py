@@ -11,13 +11,13 @@ from airflow_provider_smstudio.local.studio import LocalStudio
 
 @pytest.fixture(scope="session")
 def local_studio() -> Iterator[LocalStudio]:
-    """A Studio with one space, its JupyterLab app InService; one for the whole test run."""
+    """Return a local Studio with one space, whose JupyterLab app is InService. All tests share it."""
     with LocalStudio() as studio:
         yield studio
 
 
 @pytest.fixture(scope="session")
 def local_studio_classic() -> Iterator[LocalStudio]:
-    """A Studio Classic domain, its JupyterServer app InService; one for the whole test run."""
+    """Return a local Studio Classic domain, whose JupyterServer app is InService. All tests share it."""
     with LocalStudio("classic") as studio:
         yield studio

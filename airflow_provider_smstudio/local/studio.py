@@ -41,27 +41,27 @@ FLAVOURS = {"jupyterlab": "JupyterLab", "classic": "JupyterServer"}
 
 
 class LocalStudio:
-    """A Studio on this machine: control plane, front door and real Jupyter servers.
+    """The local Studio: a control plane, gateways and real Jupyter servers on this machine.
 
-    Everything listens on the loopback interface only and ends with the ``with`` block. One thread of this
-    process serves the control plane and the doors; each Jupyter server is a process of its own.
+    All parts listen on the loopback interface only, and end with the ``with`` block. One thread of this process
+    serves the control plane and the gateways. Each Jupyter server is a process of its own.
 
     :param flavour: ``"jupyterlab"`` (new Studio: one space with a JupyterLab app) or ``"classic"`` (one
         user profile with a JupyterServer app).
-    :param home: folder to serve as the Studio home; default: a new one, removed at the end.
+    :param home: folder to serve as the Studio home. Default: a new folder, removed at the end.
     :param app_status: the app's status at the start: ``"InService"`` (its server answers), ``"Stopped"`` (an
-        app that was deleted and is still listed), ``"Missing"`` (there never was one), ``"Pending"`` (for
-        ever) or ``"Failed"``.
-    :param app_start_delay: seconds for which a created app stays Pending, at least; not applied to the start
-        of this object itself.
+        app that was deleted and is still listed), ``"Missing"`` (there never was an app), ``"Pending"`` (forever)
+        or ``"Failed"``.
+    :param app_start_delay: the shortest time that a new app stays Pending, in seconds. It does not apply to the
+        start of this object itself.
     :param server_args: arguments to add to the Jupyter server's command line, such as
         ``"--ZMQChannelsWebsocketConnection.limit_rate=False"``.
-    :param server_python: the interpreter that the Jupyter server and its kernels run under, with what is installed
-        for it: of another environment, such as one that is like an image of SageMaker Distribution. Default:
-        this process's own. Not for Classic.
-    :param space_kind: ``"stock"`` (Jupyter's own server, without collaboration), ``"private"`` or ``"shared"``:
-        what an image's start script switches on and off for such a space. Not for Classic.
-    :param images: the images of a Classic domain, the first being the default.
+    :param server_python: the interpreter for the Jupyter server and its kernels, with its installed packages. It
+        may belong to another environment, such as a copy of an image of SageMaker Distribution. Default: the
+        interpreter of this process. Not for Classic.
+    :param space_kind: ``"stock"`` (Jupyter's own server, without collaboration), ``"private"`` or ``"shared"``. It
+        decides what an image's start script switches on and off. Not for Classic.
+    :param images: the images of a Classic domain. The first one is the default.
     :param switches: initial values for :class:`Switches`.
     """
 
@@ -114,11 +114,11 @@ class LocalStudio:
     # ---- start and stop ----------------------------------------------------------------------------------
 
     def start(self) -> LocalStudio:
-        """Start everything; returns once the app has the wanted status.
+        """Start everything, and wait until the app has the wanted status.
 
-        :raises JupyterMissingError: without the ``local`` extra, or if ``server_python`` lacks JupyterLab or
+        :raises JupyterMissingError: without the extra ``local``, or if ``server_python`` lacks JupyterLab or
             ipykernel.
-        :raises ValueError: ``server_python`` is no Python that can be started.
+        :raises ValueError: if ``server_python`` is not a Python that can be started.
         """
         if self._loop is not None:
             raise RuntimeError("the local Studio is already running")
@@ -209,9 +209,9 @@ class LocalStudio:
             raise RuntimeError(f"the local Studio did not start: {record.failure_reason if record else ''}")
 
     def stop(self) -> None:
-        """End everything, with every kernel, and remove the private files. Harmless when already stopped."""
+        """End everything, including every kernel, and remove the private files. Do nothing if already stopped."""
         loop, thread = self._loop, self._thread
-        # In a forked child the thread does not exist and the files belong to the parent.
+        # In a forked child the thread does not exist, and the files belong to the parent.
         if loop is None or thread is None or os.getpid() != self._pid:
             return
         self._loop = None
@@ -234,7 +234,7 @@ class LocalStudio:
         await self._slot.shutdown()
         for listener in self._listeners:
             await listener.stop()
-        # Transports close in callbacks of the next rounds of the loop.
+        # Transports close in callbacks, in the next rounds of the loop.
         for _ in range(3):
             await asyncio.sleep(0)
 
@@ -260,11 +260,11 @@ class LocalStudio:
             raise RuntimeError("the local Studio is not running")
         return run_on(self._loop, function)
 
-    # ---- what a client needs -----------------------------------------------------------------------------
+    # ---- settings for clients ----------------------------------------------------------------------------
 
     @property
     def home(self) -> Path:
-        """The folder served as the Studio home."""
+        """The folder that is served as the Studio home."""
         return self._layout.home
 
     @property
@@ -274,12 +274,12 @@ class LocalStudio:
 
     @property
     def door_url(self) -> str:
-        """Scheme and host of the front door of the space or of the Classic domain."""
+        """The URL (scheme and host) of the gateway of the space or of the Classic domain."""
         return self._door.url
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that point an unmodified boto3, and this project's examples, to this Studio."""
+        """The variables that lead an unmodified boto3, and this project's examples, to this Studio."""
         variables = {
             "AWS_ENDPOINT_URL_SAGEMAKER": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": "local-studio",
@@ -296,20 +296,20 @@ class LocalStudio:
         return variables
 
     def client(self) -> Any:
-        """The boto3 client for this Studio's control plane; always the same one, closed by :meth:`stop`."""
+        """Return the boto3 client for this control plane, the same on each call. :meth:`stop` closes it."""
         if self._client is None:
             key = self.environment["AWS_SECRET_ACCESS_KEY"]
             session = boto3.session.Session(key, key, region_name=self.region)
             self._client = session.client("sagemaker", endpoint_url=self.endpoint_url)
         return self._client
 
-    # ---- a look behind the door --------------------------------------------------------------------------
+    # ---- the state behind the gateway --------------------------------------------------------------------
 
     @property
     def server_url(self) -> str:
-        """The Jupyter server's own URL with its base path, which asks for no login.
+        """The Jupyter server's own URL with its base path. It needs no login.
 
-        :raises RuntimeError: while no server runs.
+        :raises RuntimeError: while no server is running.
         """
         server = self._slot.server
         if server is None:
@@ -318,20 +318,20 @@ class LocalStudio:
 
     @property
     def server_log(self) -> str:
-        """What the app's servers have logged so far."""
+        """The log of the app's servers so far."""
         path = self._layout.root / "server.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
     def kernels(self) -> list[dict[str, Any]]:
-        """The kernels on the server, asked behind the door; empty while no server runs."""
+        """Return the kernels, from the server and not through the gateway; empty while no server is running."""
         return self._call(self._list("kernels"))
 
     def sessions(self) -> list[dict[str, Any]]:
-        """The sessions on the server, asked behind the door; empty while no server runs."""
+        """Return the sessions, from the server and not through the gateway; empty while no server is running."""
         return self._call(self._list("sessions"))
 
     async def _list(self, what: str) -> list[dict[str, Any]]:
-        # While a kernel is starting, a Jupyter server may answer with HTTP 500.
+        # While a kernel starts, a Jupyter server may answer with HTTP 500.
         for _ in range(100):
             port = self._slot.port
             if port is None:
@@ -343,7 +343,7 @@ class LocalStudio:
             if status == 200:
                 return list(answer or [])
             await asyncio.sleep(0.05)
-        raise RuntimeError(f"the server does not tell its {what}: HTTP {status}")
+        raise RuntimeError(f"the server does not list its {what}: HTTP {status}")
 
     @property
     def app_status(self) -> str:
@@ -351,24 +351,24 @@ class LocalStudio:
         return self._slot.status
 
     def apps(self) -> list[dict[str, Any]]:
-        """Every app that the control plane knows, Classic's KernelGateway apps included."""
+        """Return every app that the control plane knows, including Classic's KernelGateway apps."""
         return self._call(self._apps())
 
     async def _apps(self) -> list[dict[str, Any]]:
         return [record.summary() for record in self._world.records()]
 
     def secrets(self) -> list[str]:
-        """Every token, login cookie and XSRF value ever handed out, and the beginning of every token."""
+        """Return every token, login cookie and XSRF value that was ever issued, and the start of every token."""
         return list(self._logins.handed_out)
 
     @property
     def api_calls(self) -> dict[str, int]:
-        """How often each operation of the control plane was called so far."""
+        """How many times each operation of the control plane was called so far."""
         return dict(self._control.calls)
 
     @property
     def app_starts(self) -> int:
-        """How often the app was started so far, by whatever means."""
+        """How many times the app was started so far, for any reason."""
         return self._slot.starts
 
     @property
@@ -380,10 +380,10 @@ class LocalStudio:
     def _count_link(self) -> None:
         self.presigned_urls_issued += 1
 
-    # ---- what can happen to a Studio ---------------------------------------------------------------------
+    # ---- events in the life of an app --------------------------------------------------------------------
 
     def start_app(self) -> None:
-        """Start the app, with no delay, and wait until it is InService. Nothing happens if it is already."""
+        """Start the app without a delay, and wait until it is InService. Do nothing if it is already InService."""
         self._call(self._start_app())
 
     async def _start_app(self) -> None:
@@ -391,7 +391,7 @@ class LocalStudio:
             await self._start_now()
 
     def stop_app(self) -> None:
-        """Delete the app and wait until it is Deleted, as an idle shutdown does."""
+        """Delete the app as an idle shutdown does, and wait until it is Deleted."""
         self._call(self._stop_app())
 
     async def _stop_app(self) -> None:
@@ -400,11 +400,11 @@ class LocalStudio:
             await self._slot.settled()
 
     def fail_app(self, reason: str) -> None:
-        """Kill the app's server and make the app Failed with this FailureReason."""
+        """Kill the app's server, and set the app to Failed with this FailureReason."""
         self._call(self._slot.fail(reason))
 
     def expire_logins(self) -> None:
-        """End every login at once; with ``cut_websockets_at_expiry`` also their open websockets."""
+        """End every login at once. With ``cut_websockets_at_expiry`` also cut the open websockets."""
         self._call(self._expire_logins())
 
     async def _expire_logins(self) -> None:
@@ -412,60 +412,61 @@ class LocalStudio:
         if self.switches.cut_websockets_at_expiry:
             self._door.cut_websockets()
 
-    # ---- what can go wrong with a connection, a request or a process ---------------------------------------
+    # ---- faults of a connection, a request or a process ----------------------------------------------------
 
     def websockets(self) -> list[Websocket]:
-        """The open websockets of kernels, oldest first; each can be ``cut``."""
+        """Return the open websockets of kernels, oldest first. Each one has a method ``cut``."""
         return self._on_loop(self._door.websockets.listed)
 
     def cut_websockets(self, how: str = "reset", *, kernel_id: str | None = None) -> int:
-        """Break the open websockets of kernels; the fault is in force when this returns.
+        """Break the open websockets of kernels. The fault is active when this method returns.
 
         :param how: ``"close"``, ``"reset"``, ``"half-open"`` or ``"deaf"``: see :meth:`Websocket.cut`.
-        :param kernel_id: break those of this kernel only.
-        :return: how many that changed.
+        :param kernel_id: break only the websockets of this kernel.
+        :return: how many websockets have changed.
         """
         return self._on_loop(lambda: self._door.websockets.cut(how, kernel_id))
 
     def on_request(self, callback: OnRequest) -> Registration:
-        """Have ``callback(method, path)`` called for each request at the door, before it is dealt with.
+        """Call ``callback(method, path)`` for each request at the gateway, before the gateway handles it.
 
-        It is called in the thread that serves everything, so it must be quick, and may use only those methods
+        The callback runs in the thread that serves everything, so it must be quick. It may use only those methods
         of this object that cause faults and do not wait. An exception in it breaks the request's connection.
 
-        :return: call it, or leave its ``with`` block, to unregister.
+        :return: the registration. To unregister, call it or leave its ``with`` block.
         """
         return self._on_loop(lambda: self._faults.on_request(callback))
 
     def hold(self, method: str, path_part: str) -> BlockedRequests:
-        """Let requests wait at the door, for a ``with`` block::
+        """Let requests wait at the gateway while a ``with`` block is active::
 
             with studio.hold("PUT", "api/contents/") as held:
                 ...
                 held.wait(10)  # until one has arrived
 
-        :param path_part: what their path contains.
+        :param method: the HTTP method of these requests.
+        :param path_part: a text that their path contains.
         """
         return self._on_loop(lambda: self._faults.hold(method, path_part))
 
     def kernel_pid(self, kernel_id: str) -> int:
-        """The process id of a kernel. On Linux only.
+        """Return the process ID of a kernel. On Linux only.
 
-        :raises LookupError: no such kernel runs, perhaps not yet or not any more.
+        :raises LookupError: if no such kernel is running, perhaps not yet or no longer.
         """
         return kernel_pid(self._layout.connection_file(kernel_id))
 
     def kill_kernel(self, kernel_id: str, signal: int = signals.SIGKILL) -> None:
-        """Send a signal to a kernel's process, and to none of its children. On Linux only.
+        """Send a signal to a kernel's process, but not to its children. On Linux only.
 
-        :raises LookupError: no such kernel runs.
+        :raises LookupError: if no such kernel is running.
         """
         os.kill(self.kernel_pid(kernel_id), signal)
 
     def restart_server(self) -> None:
-        """Kill the app's server with its kernels, start another one, and wait until it answers.
+        """Kill the app's server with its kernels, start a new server, and wait until it answers.
 
-        The app stays InService all the while and logins stay valid; the door answers 502 meanwhile.
+        During this time the app stays InService, logins stay valid, and the gateway answers 502.
         """
         self._call(self._slot.restart_server())
 

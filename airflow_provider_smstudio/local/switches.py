@@ -1,4 +1,4 @@
-"""How the local Studio behaves where the service's behaviour is unknown or worth varying."""
+"""Switches for the local Studio: behaviours of AWS that are unknown, or that tests need to vary."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _SECONDS = ("http_delay", "save_delay")
 _COUNTS = ("http_drops", "http_errors", "websocket_refusals", "save_failures")
 _STATUSES = ("http_error_status", "websocket_refusal_status", "save_failure_status")
 _ERRORS = {status.value for status in HTTPStatus if status >= HTTPStatus.BAD_REQUEST}
-# For every change: the loop counts down what another thread may be setting.
+# For every change: the loop counts a switch down while another thread may set it.
 _LOCK = threading.RLock()
 
 
 def _wanted(name: str, value: Any) -> str | None:
-    """What a switch's value must be, if it is not."""
+    """Return what the value of a switch must be, or None if the value is valid."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if name in _CHOICES and value not in _CHOICES[name]:
         return f"one of {', '.join(map(str, _CHOICES[name]))}"
@@ -47,45 +47,46 @@ def _wanted(name: str, value: Any) -> str | None:
 
 @dataclass
 class Switches:
-    """Behaviours that can be changed while the local Studio runs, from any thread.
+    """Behaviours that any thread can change while the local Studio is running.
 
-    Each attribute takes effect at the next request. A wrong name or value raises at once.
+    Each attribute takes effect at the next request. A wrong name raises an error at once, and so do most wrong
+    values.
     """
 
     unauthenticated: str = "403"
-    """Answer to a request without a valid login (unknown for the real one): ``"403"``, ``"302"`` (redirect
-    to the sign-in host) or ``"200-html"`` (the sign-in page itself)."""
+    """The response to a request without a valid login: ``"403"``, ``"302"`` (a redirect to the sign-in host) or
+    ``"200-html"`` (the sign-in page itself). The response of AWS is unknown."""
 
     single_use_tokens: bool = False
-    """Whether a login link works once only. Unknown for the real one; default: until it expires."""
+    """Whether a login link works only once. False: it works until it expires. The behaviour of AWS is unknown."""
 
     stopped_app: str = "loading-page"
-    """What a logged-in client sees while the app is not InService: ``"loading-page"`` (documented while an app
-    starts) or ``"sign-in"`` (users report that the link of a stopped space looks expired)."""
+    """The response to a logged-in client while the app is not InService: ``"loading-page"`` (documented while an
+    app starts) or ``"sign-in"`` (users report that the link of a stopped space looks expired)."""
 
     auth_mode: str = "IAM"
-    """``AuthMode`` of the domain. With ``"SSO"`` no login link can be made, as documented."""
+    """``AuthMode`` of the domain. With ``"SSO"`` no login link can be created, as documented."""
 
     link_seconds: float | None = None
-    """Life of a login link; None: what the caller of CreatePresignedDomainUrl asked for (5-300 s)."""
+    """Seconds that a login link is valid. None: as the caller of CreatePresignedDomainUrl requests (5-300 s)."""
 
     login_seconds: float | None = None
-    """Life of a login; None: what the caller of CreatePresignedDomainUrl asked for (1800-43200 s)."""
+    """Seconds that a login is valid. None: as the caller of CreatePresignedDomainUrl requests (1800-43200 s)."""
 
     cut_websockets_at_expiry: bool = False
-    """Whether the end of a login also cuts its open websockets. Unknown for the real one."""
+    """Whether the end of a login also cuts its open websockets. The behaviour of AWS is unknown."""
 
     app_start_delay: float = 0.0
-    """Seconds for which an app stays Pending, at least; its server is being started meanwhile."""
+    """The shortest time that an app stays Pending, in seconds. Its server starts during this time."""
 
     app_stop_delay: float = 0.0
-    """Seconds for which an app stays Deleting, at least."""
+    """The shortest time that an app stays Deleting, in seconds."""
 
     app_start_failure: str | None = None
-    """A FailureReason: apps that are created now end as Failed with it, after ``app_start_delay``."""
+    """A FailureReason. New apps become Failed with it, after ``app_start_delay``."""
 
     no_capacity: tuple[str, ...] = ()
-    """Instance types of which there are none: apps that are created on them end as Failed for want of capacity."""
+    """Instance types without capacity. New apps on them become Failed because of that."""
 
     no_quota: tuple[str, ...] = ()
     """Instance types for which the account has no quota: CreateApp is refused."""
@@ -95,74 +96,75 @@ class Switches:
 
     app_status_page: bool = False
     """Whether space hosts answer ``GET /app?appType=..&appName=..`` with the app's status as text. Classic
-    hosts always do (public clients rely on it); unknown for space hosts."""
+    hosts always do (public clients rely on it). For space hosts it is unknown."""
 
     kernel_app_delay: float = 0.0
-    """Classic: seconds for which a new KernelGateway app stays Pending, blocking ``POST /api/kernels``."""
+    """Classic: how long a new KernelGateway app stays Pending and blocks ``POST /api/kernels``, in seconds."""
 
     app_delete_delay: float = 0.0
-    """Classic: seconds for which a deleted KernelGateway app stays in the list of apps, as Deleting.
-    Default: gone at once, as seen in 2021."""
+    """Classic: how long a deleted KernelGateway app stays in the list of apps as Deleting, in seconds. Default: it
+    is removed at once, as seen in 2021."""
 
     classic_v1_websocket: bool = False
     """Classic: whether the websocket accepts the subprotocol ``v1.kernel.websocket.jupyter.org``. Servers of
     Classic's age did not."""
 
     classic_bare_nudges: bool = True
-    """Classic: whether the status messages that greet a new websocket have an empty parent, as seen in 2021
-    (a space's name a request that the client never sent)."""
+    """Classic: whether the first status messages on a new websocket have an empty parent, as seen in 2021. In a
+    space their parent is a request that the client never sent."""
 
     refuse_connections: bool = False
-    """Whether new TCP connections to the door are reset at once. Open ones, and the control plane, go on."""
+    """Whether the gateway resets new TCP connections at once. Open connections and the control plane continue."""
 
     http_delay: float = 0.0
-    """Seconds for which each request waits at the door before anything happens to it, handshakes of websockets
-    included."""
+    """How long each request, including websocket handshakes, waits at the gateway before it is handled, in
+    seconds."""
 
     http_drops: int = 0
-    """So many of the next HTTP requests of the door (handshakes of websockets do not count) get no answer: each
-    is read to its end, and then its connection reset. Counted down."""
+    """How many of the next HTTP requests to the gateway get no response. The gateway reads each of them to its end
+    and then resets the connection. Websocket handshakes do not count. The switch counts down."""
 
     http_errors: int = 0
-    """So many of the next HTTP requests of the door (handshakes do not count) get ``http_error_status`` and a
-    page for people; the server behind does not see them. Counted down, after ``http_drops``."""
+    """How many of the next HTTP requests to the gateway get ``http_error_status`` and an HTML page. The Jupyter
+    server does not receive them. Websocket handshakes do not count. The switch counts down, but ``http_drops``
+    comes first."""
 
     http_error_status: int = 502
     """Status for ``http_errors``."""
 
     websocket_refusals: int = 0
-    """So many of the next handshakes of websockets get ``websocket_refusal_status``. Counted down."""
+    """How many of the next websocket handshakes get ``websocket_refusal_status``. The switch counts down."""
 
     websocket_refusal_status: int = 502
     """Status for ``websocket_refusals``."""
 
     save_delay: float = 0.0
-    """Seconds for which a save of a notebook (``PUT`` below ``api/contents`` to a name in ``.ipynb``) waits at
-    the door. One whose client leaves meanwhile is passed on all the same, late."""
+    """How long a save of a notebook waits at the gateway, in seconds. A save is a ``PUT`` below ``api/contents``
+    to a name in ``.ipynb``. The server receives it late, even if its client has closed the connection."""
 
     save_failures: int = 0
-    """So many of the next saves of notebooks get ``save_failure_status``, after ``save_delay``, and change
-    nothing. Counted down."""
+    """How many of the next saves of notebooks get ``save_failure_status``, after ``save_delay``, and change
+    nothing. The switch counts down."""
 
     save_failure_status: int = 500
     """Status for ``save_failures``, with a JSON body like that of the server."""
 
     idle_timeout: float | None = None
-    """Seconds without activity after which the app is stopped, as by Studio's idle shutdown; None: never. The
-    server's own ``/api/idle`` tells what counts as activity. At least so long after the app's start, and after
-    this was set."""
+    """How many seconds without activity stop the app, as Studio's idle shutdown does; None: never. The server's
+    own ``/api/idle`` defines what counts as activity. The app also runs at least this long after its start, and
+    after this switch is set."""
 
     replay: bool = True
-    """Whether the server hands over what a client missed while its websocket was broken. False: each websocket
-    is a new client to the server. So it was in Classic, as far as its public ancestor nb2kg tells: what came
-    meanwhile is lost, and the replies to earlier requests never come."""
+    """Whether the server sends what a client missed while its websocket was broken. False: to the server each
+    websocket is a new client, as in Classic (according to its public ancestor nb2kg). Messages from the time
+    between are lost, and the replies to earlier requests never arrive."""
 
     instance_metrics: bool = True
-    """Whether a space tells of its instance, at ``aws/sagemaker/api/instance/metrics``; False: 404, as where an
-    image lacks the extension by AWS. Classic never does."""
+    """Whether a space reports on its instance, at ``aws/sagemaker/api/instance/metrics``. False: it answers with
+    404, like an image without the AWS extension. Classic never reports."""
 
     memory_percent: float | None = None
-    """How much of the instance's memory it tells to be in use, 0 to 100; None: as much of this machine's as is."""
+    """The memory in use that the instance reports, 0 to 100 percent. None: the memory in use on this machine."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self.__dataclass_fields__:
@@ -177,7 +179,7 @@ class Switches:
                 on_change()
 
     def take(self, name: str) -> bool:
-        """Count a switch down by one; return whether there was anything to count down."""
+        """Count a switch down by one. Return whether it was above 0."""
         with _LOCK:
             left: int = getattr(self, name)
             if left > 0:
@@ -185,5 +187,5 @@ class Switches:
             return left > 0
 
     def watch(self, on_change: Callable[[], None]) -> None:
-        """Have a function called after each change, from the changing thread."""
+        """Call a function after each change, in the thread that makes the change."""
         self.__dict__["_on_change"] = on_change

@@ -1,4 +1,4 @@
-"""From the threads of tests into the thread of the event loop."""
+"""Calls from the threads of tests into the thread of the event loop."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ T = TypeVar("T")
 
 
 def run_on(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) -> T:
-    """Call a function in a running loop's thread; what it set off has happened when this returns.
+    """Call a function in the thread of a running loop, and wait until its effects are complete.
 
-    In the loop's own thread, as in a callback of a request, the function is simply called.
+    In the loop's own thread, as in a callback of a request, call the function directly.
     """
     try:
         own = asyncio.get_running_loop()
@@ -25,7 +25,7 @@ def run_on(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) -> T:
 
 async def _call(function: Callable[[], T]) -> T:
     result = function()
-    # A cancelled task, and a transport that was told to end, do so in the next rounds of the loop.
+    # A cancelled task, and a transport that is closed, end in the next rounds of the loop.
     for _ in range(3):
         await asyncio.sleep(0)
     return result

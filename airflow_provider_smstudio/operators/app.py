@@ -1,4 +1,4 @@
-"""Start and stop the Studio app that notebooks run in, as setup and teardown of a DAG."""
+"""The operators that start and stop the Studio app, as setup and teardown tasks of a DAG."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIMEOUT_GRACE = 60.0
 
 
 class _AppOperator(StudioArguments, BaseOperator):
-    """What starting and stopping have in common: waiting, in the worker or in the triggerer."""
+    """The common part of the start and the stop operator: both wait in the worker or in the triggerer."""
 
     ui_color = "#e0ecf5"
     verb = ""
@@ -67,8 +67,9 @@ class _AppOperator(StudioArguments, BaseOperator):
         return time.time() + (values.seconds("timeout", self.timeout) or 1800.0)
 
     def _wait(self, step: Callable[[], Step], until: float) -> Step:
-        """Take steps until there is none left, and say how things stand.
+        """Take steps until no step is left, and log each new state.
 
+        :return: the last step.
         :raises AirflowTaskTimeout: at the timeout.
         """
         told = ""
@@ -96,7 +97,7 @@ class _AppOperator(StudioArguments, BaseOperator):
         )
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Take what the trigger has come to.
+        """Return the result of the trigger, or raise its error.
 
         :param context: the context of the task instance.
         :param event: the trigger's event.
@@ -109,46 +110,51 @@ class _AppOperator(StudioArguments, BaseOperator):
             self.log.info("%s", event["result"]["text"])
             return dict(event["result"])
         if event is None or status not in ("error", "timeout"):
-            raise StudioError(f"the trigger sent an event that means nothing here: {status!r}")
+            raise StudioError(f"the trigger sent an event with the unknown status {status!r}")
         error = from_plain(event.get("error") or {})
         raise AirflowTaskTimeout(str(error)) if status == "timeout" else error
 
 
 class SageMakerStudioStartAppOperator(_AppOperator):
-    """Starts the app of a space, unless it runs, and holds it until its counterpart gives it up.
+    """Starts the app of a space, unless it runs, and holds it until the stop operator releases it.
 
-    Made for a setup task: it may run in any number of DAG runs at once. An app that runs, or that somebody else is
-    starting, is taken as it is. The *hold* is a tag on the app, by which a :class:`SageMakerStudioStopAppOperator`
-    sees that the app is in use, in this DAG or any other.
+    Use it as a setup task. Any number of DAG runs may run it at the same time. If the app is already running, or
+    another user or DAG run is starting it, the operator uses that app. The *hold* is a tag on the app. It shows a
+    :class:`SageMakerStudioStopAppOperator`, in this DAG or any other, that the app is in use.
 
-    The service starts an app on its own default instance, not on the space's: this operator gives it the space's
-    ``DefaultResourceSpec`` where ``resource_spec`` and ``instance_type`` say nothing else. Where there is no
-    capacity, it goes on with ``fallback_instance_types``, and tries again with a growing pause until the timeout.
-    A quota or a wrong specification fails the task at once, with the service's own words.
+    AWS would start an app on its own default instance type, not on that of the space. So this operator passes the
+    space's ``DefaultResourceSpec``. ``resource_spec`` and ``instance_type`` take precedence over it. If there is
+    no capacity, it continues with ``fallback_instance_types``. After the last type it waits, and then continues
+    with the first one, until the timeout. Each pause is longer than the one before, up to a limit. A quota or a
+    wrong specification fails the task at once, with the message from AWS.
 
-    :param instance_type: the instance (templated). Default: the space's.
-    :param fallback_instance_types: what to take where there is no capacity for it, in this order (templated).
+    :param instance_type: the instance type (templated). Default: that of the space.
+    :param fallback_instance_types: instance types to try, in this order, if there is no capacity (templated).
     :param resource_spec: further fields of SageMaker's ``ResourceSpec``: ``SageMakerImageArn``,
         ``SageMakerImageVersionArn``, ``SageMakerImageVersionAlias``, ``LifecycleConfigArn``, ``TrainingPlanArn``
-        (templated). Default: the space's.
-    :param hold_hours: the hold counts no more after so many hours, whatever became of the DAG run. Default 24.
-    :param holder: who holds the app; the same text for start and stop (templated). Default: the DAG run.
-    :param timeout: seconds that the app may take. Default 1800.
+        (templated). Default: the values of the space.
+    :param hold_hours: hours after which the hold expires, even if the DAG run is lost (templated). Default 24.
+    :param holder: the name of the hold. Use the same text for start and stop (templated). Default: the DAG ID and
+        the run ID.
+    :param timeout: how long to wait for the app, in seconds (templated). Default 1800.
     :param deferrable: wait in the triggerer. Default: Airflow's ``[operators] default_deferrable``.
-    :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: no connection, all by arguments.
-    :param domain_id: the domain's ID. Default: the Studio connection's.
-    :param user_profile_name: the user profile. Default: the Studio connection's.
-    :param space_name: the space. Default: the Studio connection's.
-    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic, where AWS still lets it be started.
-        Default: the Studio connection's, else ``JupyterLab``.
-    :param aws_conn_id: the AWS connection; None for boto3's own credential chain. Default, and an empty string:
-        that of the Studio connection, else ``aws_default``.
-    :param region_name: the domain's AWS region. Default: the Studio connection's, then the AWS connection's.
-    :param verify: how certificates are checked, as in the amazon provider.
+    :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: none. Then give all
+        settings as arguments.
+    :param domain_id: the domain's ID. Default: the value of the Studio connection.
+    :param user_profile_name: the user profile. Default: the value of the Studio connection.
+    :param space_name: the space. Default: the value of the Studio connection.
+    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic, if AWS still allows its start.
+        Default: the value of the Studio connection, else ``JupyterLab``.
+    :param aws_conn_id: the AWS connection; None for boto3's own credential chain. Default (also for an empty
+        string): the value of the Studio connection, else ``aws_default``.
+    :param region_name: the domain's AWS region. Default: the region of the Studio connection, else that of the AWS
+        connection.
+    :param verify: how to check the certificates of the AWS API, as in the amazon provider. The path of a CA bundle
+        is also used for Studio, but ``False`` is not.
     :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients.
-    :return: a dict: ``text`` says what was done, ``started`` whether this task started the app, ``instance_type``
-        what it runs on.
-    :raises AppFailedError: when the app cannot be started.
+    :return: a dict. ``text`` says what was done, ``started`` whether this task started the app, and
+        ``instance_type`` which instance type it runs on.
+    :raises AppFailedError: if the app cannot be started.
     :raises StudioError: see :mod:`airflow_provider_smstudio.studio.errors`.
     """
 
@@ -180,7 +186,7 @@ class SageMakerStudioStartAppOperator(_AppOperator):
         self.hold_hours = hold_hours
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Start it; see the class.
+        """Start the app; see the class.
 
         :param context: the context of the task instance.
         """
@@ -216,42 +222,47 @@ class SageMakerStudioStartAppOperator(_AppOperator):
 
 
 class SageMakerStudioStopAppOperator(_AppOperator):
-    """Gives up the DAG run's hold on the app, and stops the app if nobody else needs it.
+    """Releases the DAG run's hold on the app, and stops the app if nothing else needs it.
 
-    Made for a teardown task. The app is left running, and the task succeeds,
+    Use it as a teardown task. The task leaves the app running, and succeeds,
 
-    * when it was not started by a :class:`SageMakerStudioStartAppOperator`, unless ``started_by="anyone"``;
+    * if a :class:`SageMakerStudioStartAppOperator` did not start it, unless ``started_by="anyone"``;
     * while another DAG run holds it, of this DAG or another one;
     * while further runs of this DAG are queued, as in a backfill: the last one stops it;
-    * while other sessions are busy, people's included, unless ``if_busy`` says else.
+    * while other sessions are busy, including those of users, unless ``if_busy`` is set otherwise.
 
-    Stopping deletes the app, as SageMaker has it; the space's files stay. An app that is stopped already is no
-    error.
+    To stop an app, SageMaker deletes it. The files of the space stay. If the app is already stopped, the task
+    succeeds.
 
-    :param started_by: ``airflow`` (default): only an app that this provider started. ``anyone``: any (templated).
+    :param started_by: ``airflow`` (default): stop only an app that this provider started. ``anyone``: stop any app
+        (templated).
     :param if_busy: what to do while other sessions are busy: ``leave`` the app running (default), ``wait`` until
-        the timeout, ``fail``, or ``stop`` it all the same (templated).
-    :param idle_minutes: a session counts as busy for so many minutes after its last activity (templated).
+        the timeout, ``fail``, or ``stop`` it anyway (templated).
+    :param idle_minutes: how long a session counts as busy after its last activity, in minutes (templated).
         Default 15.
-    :param linger: how many seconds to wait for other *running* runs of this DAG that hold the app no more or not
-        yet, before it is stopped (templated). Default 120.
-    :param wait_for_completion: wait until the app is gone. Default True.
-    :param holder: who holds the app; the same text for start and stop (templated). Default: the DAG run.
-    :param timeout: seconds that all this may take. Default 1800.
+    :param linger: how long to wait for other *running* DAG runs of this DAG, in seconds (templated). They may need
+        the app, although they do not hold it at the moment. Default 120.
+    :param wait_for_completion: wait until the app is deleted (templated). Default True.
+    :param holder: the name of the hold. Use the same text for start and stop (templated). Default: the DAG ID and
+        the run ID.
+    :param timeout: the time limit of the task, in seconds (templated). Default 1800.
     :param deferrable: wait in the triggerer. Default: Airflow's ``[operators] default_deferrable``.
-    :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: no connection, all by arguments.
-    :param domain_id: the domain's ID. Default: the Studio connection's.
-    :param user_profile_name: the user profile. Default: the Studio connection's.
-    :param space_name: the space. Default: the Studio connection's.
-    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic. Default: the Studio connection's,
-        else ``JupyterLab``.
-    :param aws_conn_id: the AWS connection; None for boto3's own credential chain. Default, and an empty string:
-        that of the Studio connection, else ``aws_default``.
-    :param region_name: the domain's AWS region. Default: the Studio connection's, then the AWS connection's.
-    :param verify: how certificates are checked, as in the amazon provider.
+    :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: none. Then give all
+        settings as arguments.
+    :param domain_id: the domain's ID. Default: the value of the Studio connection.
+    :param user_profile_name: the user profile. Default: the value of the Studio connection.
+    :param space_name: the space. Default: the value of the Studio connection.
+    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic. Default: the value of the Studio
+        connection, else ``JupyterLab``.
+    :param aws_conn_id: the AWS connection; None for boto3's own credential chain. Default (also for an empty
+        string): the value of the Studio connection, else ``aws_default``.
+    :param region_name: the domain's AWS region. Default: the region of the Studio connection, else that of the AWS
+        connection.
+    :param verify: how to check the certificates of the AWS API, as in the amazon provider. The path of a CA bundle
+        is also used for Studio, but ``False`` is not.
     :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients.
-    :return: a dict: ``text`` says what was done, and why; ``stopped`` whether the app is stopped.
-    :raises AppInUseError: with ``if_busy="fail"``, or when the app's tags cannot be read.
+    :return: a dict. ``text`` says what was done and why, ``stopped`` whether the app is stopped.
+    :raises AppInUseError: with ``if_busy="fail"``, or if the app's tags cannot be read.
     :raises StudioError: see :mod:`airflow_provider_smstudio.studio.errors`.
     """
 
@@ -286,7 +297,7 @@ class SageMakerStudioStopAppOperator(_AppOperator):
         self.wait_for_completion = wait_for_completion
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Stop it; see the class.
+        """Stop the app; see the class.
 
         :param context: the context of the task instance.
         """
@@ -330,22 +341,22 @@ def sagemaker_studio_app(
     stop: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Any:
-    """Start the app before the tasks of a ``with`` block, and stop it afterwards, whether they fail or not.
+    """Start the app before the tasks of a ``with`` block, and stop it after them, even if they fail.
 
     ::
 
         with sagemaker_studio_app(studio_conn_id="studio", start={"instance_type": "ml.m5.xlarge"}):
             SageMakerStudioNotebookOperator(task_id="report", notebook_path="a.ipynb", studio_conn_id="studio")
 
-    The two tasks are a setup and a teardown as Airflow has them: a failure to stop the app does not fail the DAG
-    run, and clearing a task between clears them as well, unless only failed tasks are cleared: clear the whole DAG
-    run then.
+    The two tasks are an Airflow setup and teardown. If the app cannot be stopped, the DAG run does not fail. If
+    you clear a task between them, Airflow clears them as well. But if you clear only failed tasks, it does not:
+    then clear the whole DAG run.
 
-    :param group_id: the tasks are ``start_<group_id>`` and ``stop_<group_id>``.
+    :param group_id: the end of the task IDs, which are ``start_<group_id>`` and ``stop_<group_id>``.
     :param start: further arguments of :class:`SageMakerStudioStartAppOperator`.
     :param stop: further arguments of :class:`SageMakerStudioStopAppOperator`.
-    :param arguments: arguments of both.
-    :return: the teardown, as a context manager.
+    :param arguments: arguments of both operators.
+    :return: the teardown task, as a context manager.
     """
     setup = SageMakerStudioStartAppOperator(task_id=f"start_{group_id}", **{**arguments, **(start or {})})
     teardown = SageMakerStudioStopAppOperator(task_id=f"stop_{group_id}", **{**arguments, **(stop or {})})

@@ -1,4 +1,4 @@
-"""Removes what lost workers have left on Studio."""
+"""The operator that removes the kernels that lost workers have left on Studio."""
 
 from __future__ import annotations
 
@@ -15,28 +15,33 @@ if TYPE_CHECKING:
 
 
 class SageMakerStudioCleanupOperator(StudioArguments, BaseOperator):
-    """Removes the kernels of notebook runs that nobody came back to.
+    """Removes the kernels of abandoned runs.
 
-    A worker that is killed without a word leaves its kernel to the task's next try; where none comes, it stays
-    and holds memory, and on Studio Classic an instance. Only sessions of this provider are looked at, by their
-    paths; a run counts as abandoned when nobody is connected to its kernel, and nothing has happened in it and
-    nobody has come to it for so long. Studio Classic does not tell of connections: there the time must be longer
-    than the longest run. The app must be running; nothing is removed from one that is not.
+    A killed worker leaves its kernel to the task's next try. If no try follows, the kernel stays and uses memory,
+    and on Studio Classic an instance. The operator removes only Jupyter sessions of this provider, which it finds
+    by their paths. A run is abandoned if no client is connected to its kernel and the run has been inactive for
+    ``older_than_hours``: there was no activity in the kernel, and no process took over the run. Studio Classic
+    does not report connections: there the time must be longer than the longest run. If the app is not running, the
+    task fails and removes nothing.
 
-    :param older_than_hours: for how long a run must have been left alone, in hours. Default 24.
-    :param report_only: remove nothing, only tell. Default False.
-    :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: no connection, all by arguments.
-    :param domain_id: the domain's ID. Default: the Studio connection's.
-    :param user_profile_name: the user profile to log in as. Default: the Studio connection's.
-    :param space_name: the space. Default: the Studio connection's.
-    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic. Default: the Studio connection's,
-        else ``JupyterLab``.
-    :param aws_conn_id: the AWS connection; None for boto3's own credential chain. Default, and an empty string:
-        that of the Studio connection, else ``aws_default``.
-    :param region_name: the domain's AWS region. Default: the Studio connection's, then the AWS connection's.
-    :param verify: how certificates are checked, as in the amazon provider.
+    :param older_than_hours: the minimum time without activity, in hours. Default 24.
+    :param report_only: only report the abandoned runs, remove nothing. Default False.
+    :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: none. Then give all
+        settings as arguments.
+    :param domain_id: the domain's ID. Default: the value of the Studio connection.
+    :param user_profile_name: the user profile to log in as. Default: the value of the Studio connection.
+    :param space_name: the space. Default: the value of the Studio connection.
+    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic. Default: the value of the Studio
+        connection, else ``JupyterLab``.
+    :param aws_conn_id: the AWS connection; None for boto3's own credential chain. Default (also for an empty
+        string): the value of the Studio connection, else ``aws_default``.
+    :param region_name: the domain's AWS region. Default: the region of the Studio connection, else that of the AWS
+        connection.
+    :param verify: how to check the certificates of the AWS API, as in the amazon provider. The path of a CA bundle
+        is also used for Studio, but ``False`` is not.
     :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients.
-    :return: the names of the Jupyter sessions that were removed; they begin with DAG, task and run.
+    :return: the names of the Jupyter sessions that were removed, or only found with ``report_only``. They begin
+        with DAG, task and run.
     :raises StudioError: see :mod:`airflow_provider_smstudio.studio.errors`.
     """
 
@@ -74,7 +79,7 @@ class SageMakerStudioCleanupOperator(StudioArguments, BaseOperator):
         self.botocore_config = botocore_config
 
     def execute(self, context: Context) -> list[str]:
-        """Remove what is abandoned; see the class.
+        """Remove the abandoned runs; see the class.
 
         :param context: the context of the task instance.
         """
@@ -84,6 +89,6 @@ class SageMakerStudioCleanupOperator(StudioArguments, BaseOperator):
             studio.check_ready()
             runs = studio.remove_abandoned_runs(hours, dry_run=dry_run)
         for run in runs:
-            self.log.info("%s %s, left alone for %.1f h", "found" if dry_run else "removed", run.name, run.hours)
+            self.log.info("%s %s, inactive for %.1f h", "found" if dry_run else "removed", run.name, run.hours)
         self.log.info("%s abandoned runs", len(runs) or "no")
         return [run.name for run in runs]

@@ -1,4 +1,4 @@
-"""Runs a notebook on the user's own Studio."""
+"""The operator that runs a notebook on the user's own Studio."""
 
 from __future__ import annotations
 
@@ -49,76 +49,82 @@ _LIKE_AN_INDEX = re.compile(r"(?:^|\.)[0-9]+$")
 
 
 class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
-    """Runs a notebook cell by cell on a fresh kernel of the user's own Studio app.
+    """Runs a notebook cell by cell on a new kernel of the user's own Studio app.
 
-    The app must be running: put a :class:`SageMakerStudioAppSensor` before. What the cells print appears in
-    the task's log as they print it; a failing cell is shown with its source and the notebook's own traceback.
-    The executed notebook is saved in the Studio home while the run goes on, and in any case before the task
-    ends. Kernel and session are removed afterwards, whatever happens; killing the task interrupts the cell.
+    The app must be running: put a :class:`SageMakerStudioAppSensor` before this task. The output of the cells
+    appears live in the task's log. For a failed cell, the log shows its source and traceback. The executed
+    notebook is saved in the Studio home during the run, and always before the task ends. At the end the kernel and
+    its Jupyter session are removed, unless a retry continues on them. Killing the task interrupts the cell.
 
-    All arguments are templated and checked when the task runs, before a kernel is started.
+    All arguments except ``deferrable`` are templated. The task checks them when it runs, before it starts a
+    kernel.
 
-    Assets among its ``outlets`` are told of the run, an alias gets the executed notebook as its asset
-    (:mod:`airflow_provider_smstudio.assets`), and OpenLineage, where it is set up, hears of both.
+    Assets in ``outlets`` get the facts of the run. An asset alias gets the executed notebook as its asset
+    (:mod:`airflow_provider_smstudio.assets`). If OpenLineage is set up, it receives both.
 
-    :param notebook_path: the notebook, below the Studio home, such as ``reports/daily.ipynb``.
-    :param output_path: where the executed notebook goes, below the Studio home. By default beside the source:
-        ``reports/daily-runs/<dag>.<task>.<run>.ipynb``, in a folder that is created. A retry of the same run
-        writes to the same place.
-    :param parameters: values for the notebook's parameters, by papermill's rules: they are set in a cell behind
-        the one tagged ``parameters``. None, bool, int, float, str, date, datetime, timedelta, list, tuple, dict
-        and set are written as literals of the kernel's language (Python, R or Scala); nothing in a value becomes
-        code. Airflow's own containers, such as the output of a mapped task, become lists and dicts. For a
-        template to yield anything else than text, the DAG needs ``render_template_as_native_obj=True``.
+    :param notebook_path: the path of the notebook, relative to the Studio home, such as ``reports/daily.ipynb``.
+    :param output_path: the path of the executed notebook, relative to the Studio home. Default: a folder beside
+        the source, which is created: ``reports/daily-runs/<dag>.<task>.<run>.ipynb``. A retry of the same run
+        writes to the same path.
+    :param parameters: values for the notebook's parameters, as in papermill: a new cell sets them, after the cell
+        tagged ``parameters``. A value may be None, bool, int, float, str, date, datetime, timedelta, list, tuple,
+        dict or set. It is written as a literal of the kernel's language (Python, R or Scala) and never becomes
+        code. Airflow's own containers, such as the output of a mapped task, become lists and dicts. To get other
+        types than text from a template, set ``render_template_as_native_obj=True`` in the DAG.
     :param strict_parameters: refuse parameters that the notebook's parameters cell does not assign.
         Default True.
-    :param upload_from: a file on the worker, or an ``s3://`` URL, that is first copied to ``notebook_path``.
-    :param kernel_name: the kernel. Default: the one that the notebook names, mapped to what the app has.
-    :param instance_type: Studio Classic only: the instance under the kernel. Default: the one that the notebook
-        names, then the kernelspec's.
-    :param allow_errors: go on after cells that raise. Default False; cells tagged ``raises-exception`` may
-        always raise, and cells tagged ``skip-execution`` are not run.
-    :param cell_timeout: seconds that each cell may take; then it is interrupted and the task fails. Default:
-        no limit.
-    :param kernel_start_timeout: seconds that the kernel may take to start. Default 600.
-    :param create_output_folder: create the folder of ``output_path`` when it is missing. Default False.
-    :param delete_kernel_app: Studio Classic only: delete the KernelGateway app (the instance) afterwards, unless
-        other kernels use it. Default True.
-    :param resume: what a later try of the same task does with what an earlier one has left. ``auto`` (default):
-        if only the worker or the connection was lost, go on with the run on its living kernel, running nothing
-        twice; after a cell's own error, start afresh on a fresh kernel. ``failed_cell``: after a cell's own error
-        too, go on from that cell; its kernel is kept until the last try. ``never``: always start afresh.
-    :param on_unknown_cell: what to do about a cell that may have run, where neither server nor kernel can tell
-        how it ended (never with IPython kernels that keep a record): ``fail`` (default; without a retry) or
-        ``rerun``.
-    :param reconnect_timeout: seconds for which a lost connection to the kernel is tried to be made again.
-        Default 600.
-    :param record_mib: MiB of output that an IPython kernel keeps of what is not saved yet, so that what is lost
-        with a connection or to the server's rate limits can be fetched. Default 100; 0 for none.
-    :param skip_if_output_complete: run nothing, and start no kernel, where the executed notebook is there already:
-        complete, without lost output, of the same cells, parameters and kernel. The task succeeds, and its XCom
-        tells of that run, with ``skipped``. For re-runs of backfills that got half-way. Default False.
-    :param log_output: write what the cells print to the task's log. Default True.
-    :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: no connection, all by arguments.
-    :param domain_id: the domain's ID. Default: the Studio connection's.
-    :param user_profile_name: the user profile to log in as. Default: the Studio connection's.
-    :param space_name: the space whose JupyterLab app runs the notebook. Default: the Studio connection's.
-    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic. Default: the Studio connection's,
-        else ``JupyterLab``.
-    :param aws_conn_id: the AWS connection; None for boto3's own credential chain. Default, and an empty string:
-        that of the Studio connection, else ``aws_default``.
-    :param region_name: the domain's AWS region. Default: the Studio connection's, then the AWS connection's.
-    :param verify: how the AWS API's certificates are checked, as in the amazon provider. A CA bundle's path is
-        used for Studio too; False is not.
+    :param upload_from: a file on the worker, or an ``s3://`` URL. The task copies it to ``notebook_path`` before
+        the run.
+    :param kernel_name: the kernel. Default: the kernel stored in the notebook, or the closest one that the app
+        has.
+    :param instance_type: Studio Classic only: the instance type for the kernel. Default: the one stored in the
+        notebook, else that of the kernelspec.
+    :param allow_errors: continue after cells that raise an error. Default False. Cells tagged ``raises-exception``
+        may always raise one. Cells tagged ``skip-execution`` are not run.
+    :param cell_timeout: the longest time for one cell, in seconds. Then the cell is interrupted and the task
+        fails. Default: no limit.
+    :param kernel_start_timeout: the longest time for the start of the kernel, in seconds. Default 600.
+    :param create_output_folder: create the folder of ``output_path`` if it is missing. Default False.
+    :param delete_kernel_app: Studio Classic only: delete the KernelGateway app (the instance) after the run,
+        unless other kernels use it. Default True.
+    :param resume: how a retry continues the run of an earlier try. ``auto`` (default): if only the worker or the
+        connection was lost, continue on the same kernel, and run no cell twice. After an error in a cell, start
+        from the first cell on a new kernel. ``failed_cell``: after an error in a cell, also continue, from that
+        cell. The kernel is kept until the last try. ``never``: always start from the first cell on a new kernel.
+    :param on_unknown_cell: what to do if it is unknown whether a cell ran: ``fail`` (default, without a retry) or
+        ``rerun``. This is the case if neither the server nor the kernel knows how the cell ended. It does not
+        happen with IPython kernels that keep a record.
+    :param reconnect_timeout: how long to try to reconnect to the kernel, in seconds. Default 600.
+    :param record_mib: how much unsaved output an IPython kernel keeps in memory, in MiB. The run can then fetch
+        output that was lost with a connection or because of the server's rate limits. Default 100; 0 for none.
+    :param skip_if_output_complete: run nothing, and start no kernel, if the executed notebook is complete already.
+        Complete means: no output is lost, and the cells, the parameters and the kernel are the same. The task
+        succeeds. Its XCom reports that earlier run, and ``skipped`` is True. Use it to continue a backfill that
+        stopped half-way. Default False.
+    :param log_output: write the output of the cells to the task's log. Default True.
+    :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: none. Then give all
+        settings as arguments.
+    :param domain_id: the domain's ID. Default: the value of the Studio connection.
+    :param user_profile_name: the user profile to log in as. Default: the value of the Studio connection.
+    :param space_name: the space whose JupyterLab app runs the notebook. Default: the value of the Studio
+        connection.
+    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic. Default: the value of the Studio
+        connection, else ``JupyterLab``.
+    :param aws_conn_id: the AWS connection; None for boto3's own credential chain. Default (also for an empty
+        string): the value of the Studio connection, else ``aws_default``.
+    :param region_name: the domain's AWS region. Default: the region of the Studio connection, else that of the AWS
+        connection.
+    :param verify: how to check the certificates of the AWS API, as in the amazon provider. The path of a CA bundle
+        is also used for Studio, but ``False`` is not.
     :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients.
-    :param deferrable: give the worker slot back while the notebook runs, and watch over it in the triggerer.
+    :param deferrable: release the worker slot while the notebook runs, and watch the run in the triggerer.
         Default: Airflow's ``[operators] default_deferrable``.
-    :param defer_after: with ``deferrable``: seconds that the worker stays with the run, the start of the kernel
-        included; a notebook that is over by then is never deferred. Default 10.
+    :param defer_after: with ``deferrable``: how long the worker watches the run first, in seconds, including the
+        start of the kernel. A notebook that ends within this time is never deferred. Default 10.
     :param cancel_on_kill: with ``deferrable``: stop the run when the deferred task is cleared, or marked as
         failed or successful. Default True.
-    :return: a small dict, see :class:`airflow_provider_smstudio.studio.RunResult`. Values that the notebook hands
-        out (see the README) are in it, and each is an XCom of its own, under its name.
+    :return: a small dict, see :class:`airflow_provider_smstudio.studio.RunResult`. It contains the values that the
+        notebook publishes (see the README). Each of these values is also an XCom of its own, under its name.
     :raises StudioError: see :mod:`airflow_provider_smstudio.studio.errors`.
     """
 
@@ -274,20 +280,20 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         return self._done(context, result.as_dict())
 
     def _name_setups(self) -> None:
-        """Say who else must be cleared: where only failed tasks are, the one that starts the app is left out."""
+        """Log which setup task the user must clear too: clearing only failed tasks leaves it out."""
         found = self.get_upstreams_only_setups() if self.upstream_task_ids else ()
         setups = sorted(task.task_id for task in found)
         if setups:
             self.log.error(
-                "if the app was started by %s: clear that task as well, or the whole DAG run", ", ".join(setups)
+                "if %s started the app, clear that task as well, or clear the whole DAG run", ", ".join(setups)
             )
 
     def _hand_over(self, context: Context, handover: Handover) -> NoReturn:
-        """Give the worker slot back."""
+        """Hand the run over to the triggerer, and release the worker slot."""
         from airflow_provider_smstudio.triggers.notebook import SageMakerStudioNotebookTrigger
 
         deadline = _deadline(context, self.execution_timeout)
-        self.log.info("the triggerer watches over the run from here on")
+        self.log.info("deferred: the run continues in the triggerer")
         self.defer(
             trigger=SageMakerStudioNotebookTrigger(
                 studio=self.hook_arguments(),
@@ -297,17 +303,17 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
                 cancel_on_kill=values.flag("cancel_on_kill", self.cancel_on_kill),
             ),
             method_name="execute_complete",
-            # The trigger itself ends the run at its deadline; this is for a triggerer that does not.
+            # The trigger itself ends the run at its deadline. This timeout is for a triggerer that does not.
             timeout=timedelta(seconds=deadline - time.time() + _DEADLINE_GRACE) if deadline else None,
         )
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Take how the run ended that the triggerer has watched over.
+        """Return the result of the run that the triggerer has watched, or raise its error.
 
         :param context: the context of the task instance.
         :param event: the trigger's event.
         :return: as :meth:`execute`.
-        :raises AirflowTaskTimeout: when the run took longer than ``execution_timeout``.
+        :raises AirflowTaskTimeout: if the run took longer than ``execution_timeout``.
         :raises StudioError: as :meth:`execute`.
         """
         self._remember(context)
@@ -315,7 +321,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         if event is not None and status == "success":
             return self._done(context, dict(event["result"]))
         if event is None or status not in ("error", "timeout"):
-            raise StudioError(f"the trigger sent an event that means nothing here: {status!r}")
+            raise StudioError(f"the trigger sent an event with the unknown status {status!r}")
         error = from_plain(event.get("error") or {})
         if status == "timeout":
             raise AirflowTaskTimeout(str(error))
@@ -329,15 +335,15 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         raise error
 
     def _remove_run(self, context: Context) -> None:
-        """Remove the kernel that the trigger may have left for the next try; it cannot ask the retry policy."""
+        """Remove the kernel that the trigger may have left for the next try: it cannot ask the retry policy."""
         try:
             with closing(self.make_hook().get_studio()) as studio:
                 studio.remove_run(self._spec(run_name(context)))
-        except Exception as error:  # how the run ended must be told
-            self.log.warning("the run's kernel may still run: %s", error)
+        except Exception as error:  # the task must still report how the run ended
+            self.log.warning("the run's kernel may still be running: %s", error)
 
     def _remember(self, context: Context) -> None:
-        """Know again what the process knew that has begun the run, for the lineage."""
+        """Rebuild the lineage in this process: another process has started the run."""
         from airflow_provider_smstudio._lineage import RunLineage
         from airflow_provider_smstudio.studio.notebook.document import default_output_path
 
@@ -345,18 +351,18 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
             spec = self._spec(run_name(context))
             self._lineage = RunLineage.of(spec, self.make_hook().settings)
             self._lineage.output_path = spec.output_path or default_output_path(spec.notebook_path, spec.run_name)
-        except Exception as error:  # the run is over, and how it ended must be told
+        except Exception as error:  # the run is over, and the task must still report how it ended
             self.log.warning("the run's lineage is not known: %s", error)
 
     def _whole(self, error: CellError) -> StudioError:
-        """Fetch what a cell's error says from the executed notebook; the event has only its summary."""
+        """Return the full error of a cell from the executed notebook. The event contains only its summary."""
         from airflow_provider_smstudio.studio.runs import saved_run
 
         path = error.output_path
         try:
             with closing(self.make_hook().get_studio()) as studio:
                 found = saved_run.error_of(studio.server.read_executed(str(path)))
-        except Exception as second:  # the summary is better than an error about an error
+        except Exception as second:  # the summary helps more than a second error
             self.log.info("the executed notebook could not be read again: %s", second)
             return error
         if not isinstance(found, CellError):
@@ -381,7 +387,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         return result
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Tell OpenLineage's provider what was read and written; it calls this at the end of the task.
+        """Return what the run has read and written. OpenLineage's provider calls this at the end of the task.
 
         :param task_instance: the task instance.
         """
@@ -390,18 +396,18 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         return openlineage(self._lineage, self, task_instance)
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Tell the same of a run that failed, with the executed notebook as far as there is one.
+        """Return the same for a failed run, with the executed notebook if there is one.
 
         :param task_instance: the task instance.
         """
         return self.get_openlineage_facets_on_complete(task_instance)
 
     def on_kill(self) -> None:
-        """Interrupt the cell, save the notebook and remove the kernel, unless the task is not over for Airflow.
+        """Interrupt the cell, save the notebook and remove the kernel, unless a later try continues the run.
 
-        A worker that has to end, as in a rollout, and one that Airflow has given up too early kill their tasks,
-        too. Then the run is left to the next try; :mod:`airflow_provider_smstudio._task_process` decides. Airflow
-        calls this in a signal handler, so it only leaves word; the run ends within seconds.
+        A worker also kills its tasks when it must end, as in a rollout. So does a worker that Airflow has given up
+        too early. Then the run is left to the next try; :mod:`airflow_provider_smstudio._task_process` decides.
+        Airflow calls this in a signal handler, so it only requests the stop. The run ends within seconds.
         """
         self._killed = True
         if self._runner is not None:
@@ -434,12 +440,12 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
 
 
 def _without_retry(error: UnknownOutcomeError) -> AirflowFailException:
-    """Make an error of one after which a try from the start would run a cell again, unasked."""
+    """Convert an error to one without a retry: a retry could run a cell twice, which the user did not allow."""
     return AirflowFailException(str(error))
 
 
 def _deadline(context: Context, limit: timedelta | None) -> float | None:
-    """Tell when a task's ``execution_timeout`` is over, in seconds since the epoch; deferred, Airflow does not."""
+    """Return when ``execution_timeout`` ends, in epoch seconds. Airflow ignores it while the task is deferred."""
     if limit is None:
         return None
     started = getattr(context["ti"], "start_date", None)
@@ -447,11 +453,11 @@ def _deadline(context: Context, limit: timedelta | None) -> float | None:
 
 
 def run_name(context: Context) -> str:
-    """Name a task instance, the same for all its tries, and like no other one."""
+    """Return a name of a task instance: the same for all its tries, and different from every other one."""
     ti = context["ti"]
     index = getattr(ti, "map_index", -1)
     mapped = index is not None and index >= 0
     if "." in ti.dag_id or _LIKE_A_TASK.match(ti.run_id) or (not mapped and _LIKE_AN_INDEX.search(ti.run_id)):
-        # Between dots one could not tell where the IDs end: task "b.c" of DAG "a" is not task "c" of DAG "a.b".
+        # With dots, these IDs would be ambiguous: task "b.c" of DAG "a" is not task "c" of DAG "a.b".
         return f"/{ti.dag_id}/{ti.task_id}{f'[{index}]' if mapped else ''}/{ti.run_id}"
     return ".".join([ti.dag_id, ti.task_id, ti.run_id, *([str(index)] if mapped else [])])

@@ -1,4 +1,4 @@
-"""Waits until a user's Studio is ready to run notebooks."""
+"""The sensor that waits until a user's Studio is ready to run notebooks."""
 
 from __future__ import annotations
 
@@ -32,36 +32,38 @@ if TYPE_CHECKING:
 class SageMakerStudioAppSensor(StudioArguments, BaseSensorOperator):
     """Waits until the Studio app is in service and its Jupyter server answers a logged-in client.
 
-    The sensor starts nothing, though Studio Classic itself starts its app at a login. It ends at once, without
-    waiting for the timeout, when waiting cannot help:
+    The sensor does not start the app, although Studio Classic itself starts its app at a login. If waiting cannot
+    help, the sensor ends at once and does not wait for the timeout:
 
-    * the app is in a state that it does not leave by itself (``Failed``): the task fails with the
-      service's reason;
-    * the app is stopped or was never started: the task fails, unless ``wait_for_start`` is set;
-    * the settings are wrong, or domain, user profile or space do not exist: the task fails.
+    * The app is in a final state (``Failed``): the task fails with the reason that AWS gives.
+    * The app is stopped or was never started: the task fails, unless ``wait_for_start`` is set.
+    * The settings are wrong, or the domain, user profile or space does not exist: the task fails.
 
-    Such a failure is retried as ``retries`` says. ``soft_fail`` skips the task in the first two cases and
-    at the timeout; wrong settings fail it all the same. ``silent_fail`` goes on after errors that may pass
-    (a throttled call, a network fault); where waiting cannot help the task then fails without any retry.
+    Airflow retries such a task as ``retries`` says. ``soft_fail`` skips the task in the first two cases and at the
+    timeout. Wrong settings always fail the task. With ``silent_fail`` the sensor keeps waiting after temporary
+    errors (a throttled call, a network fault). In the three cases above the task then fails without a retry.
 
     :param studio_conn_id: the connection of type ``sagemaker_studio`` (templated). None: no connection.
-    :param domain_id: the domain's ID (templated). Default: the Studio connection's.
-    :param user_profile_name: the user profile to log in as (templated). Default: the connection's.
-    :param space_name: the space whose JupyterLab app is awaited (templated). Default: the connection's.
-    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic (templated). Default: the
-        connection's, else ``JupyterLab``.
-    :param wait_for_start: wait for a stopped or never started app too, because someone else will start it.
-    :param aws_conn_id: the AWS connection (templated); None for boto3's own credential chain. Default, and
-        an empty string: that of the Studio connection, else ``aws_default``.
-    :param region_name: the domain's AWS region (templated). Default: the Studio connection's, then the AWS
-        connection's, then boto3's.
-    :param verify: how the AWS API's certificates are checked, as in the amazon provider (templated). A CA
-        bundle's path is used for Studio too; False is not.
-    :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients.
-    :param poke_interval: seconds between two looks. Default 30.
-    :param timeout: seconds after which the task fails. Default 30 minutes.
-    :param mode: ``poke``, or ``reschedule`` to free the worker slot between two looks.
-    :param deferrable: wait in the triggerer, which needs no worker slot; ``mode`` then says nothing. Default:
+    :param domain_id: the domain's ID (templated). Default: the value of the Studio connection.
+    :param user_profile_name: the user profile to log in as (templated). Default: the value of the Studio
+        connection.
+    :param space_name: the space whose JupyterLab app must be ready (templated). Default: the value of the Studio
+        connection.
+    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic (templated). Default: the value of the
+        Studio connection, else ``JupyterLab``.
+    :param wait_for_start: also wait for an app that is stopped or was never started, because something else will
+        start it. Default False.
+    :param aws_conn_id: the AWS connection (templated); None for boto3's own credential chain. Default (also for an
+        empty string): the value of the Studio connection, else ``aws_default``.
+    :param region_name: the domain's AWS region (templated). Default: the region of the Studio connection, else
+        that of the AWS connection, else boto3's.
+    :param verify: how to check the certificates of the AWS API, as in the amazon provider (templated). The path of
+        a CA bundle is also used for Studio, but ``False`` is not.
+    :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients (templated).
+    :param poke_interval: seconds between two checks. Default 30.
+    :param timeout: seconds after which the task fails. Default 1800 (30 minutes).
+    :param mode: ``poke``, or ``reschedule`` to free the worker slot between two checks.
+    :param deferrable: wait in the triggerer, which needs no worker slot. ``mode`` is then ignored. Default:
         Airflow's ``[operators] default_deferrable``.
     """
 
@@ -100,12 +102,12 @@ class SageMakerStudioAppSensor(StudioArguments, BaseSensorOperator):
         self.deferrable = deferrable
 
     def poke(self, context: Context) -> bool:
-        """Look once whether Studio is ready.
+        """Check once whether Studio is ready.
 
         :param context: the context of the task instance.
-        :return: True when a notebook can be run now.
-        :raises AppError: if the app does not become ready by waiting.
-        :raises StudioError: if the settings are wrong or the look failed.
+        :return: True if a notebook can run now.
+        :raises AppError: if waiting does not make the app ready.
+        :raises StudioError: if the settings are wrong or the check failed.
         """
         from airflow_provider_smstudio.studio.sagemaker.readiness import look
 
@@ -124,7 +126,7 @@ class SageMakerStudioAppSensor(StudioArguments, BaseSensorOperator):
         return False
 
     def execute(self, context: Context) -> Any:
-        """Wait; see the class. With ``deferrable`` only the first look is made here.
+        """Wait; see the class. With ``deferrable`` this makes only the first check.
 
         :param context: the context of the task instance.
         """
@@ -153,37 +155,37 @@ class SageMakerStudioAppSensor(StudioArguments, BaseSensorOperator):
         except StudioError as error:
             if not self.silent_fail:
                 raise
-            self.log.warning("%s; waiting goes on", error)
+            self.log.warning("%s; the sensor keeps waiting", error)
             return False
 
     def execute_complete(self, context: Context, event: Mapping[str, Any] | None = None) -> None:
-        """Take what the trigger has found.
+        """Log the result of the trigger, or raise its error.
 
         :param context: the context of the task instance.
         :param event: the trigger's event.
-        :raises AppError: if the app does not become ready by waiting.
-        :raises StudioError: if the settings are wrong or looking failed.
+        :raises AppError: if waiting does not make the app ready.
+        :raises StudioError: if the settings are wrong or a check failed.
         """
         status = (event or {}).get("status")
         if status == "success":
             self.log.info("Studio is ready%s", _elapsed(context, " after %s"))
             return
         if event is None or status != "error":
-            raise StudioError(f"the trigger sent an event that means nothing here: {status!r}")
+            raise StudioError(f"the trigger sent an event with the unknown status {status!r}")
         error = from_plain(event.get("error") or {})
         if isinstance(error, (AppError, InvalidInputError, ResourceNotFoundError)):
             self._give_up(error)
         raise error
 
     def _give_up(self, error: StudioError) -> NoReturn:
-        """End the sensor with an error that no further look would change.
+        """End the sensor with an error that further checks cannot change.
 
-        :param error: why.
-        :raises AirflowFailException: if ``soft_fail`` is to skip the task, or ``silent_fail`` would go on
-            looking; Airflow's sensors treat every other class as a passing error.
-        :raises StudioError: the error itself otherwise, so that the task's retries apply.
+        :param error: the error.
+        :raises AirflowFailException: if ``soft_fail`` must skip the task, or if ``silent_fail`` is set. With
+            ``silent_fail`` Airflow's sensors treat every other error class as temporary and continue.
+        :raises StudioError: otherwise the error itself, so that Airflow retries the task.
         """
-        # Under soft_fail an AirflowFailException skips the task, which wrong settings must not do.
+        # With soft_fail an AirflowFailException skips the task, which must not happen for wrong settings.
         skips = self.soft_fail and isinstance(error, AppError)
         if skips or self.silent_fail:
             raise AirflowFailException(str(error)) from error
@@ -197,7 +199,7 @@ def _title(settings: StudioSettings) -> str:
 
 
 def _elapsed(context: Context, template: str) -> str:
-    """Return how long the sensor has been waiting, put into a template; nothing outside of a task run."""
+    """Return the template with the time that the sensor has waited. Return "" outside of a task run."""
     started = first_started(context)
     if started is None:
         return ""

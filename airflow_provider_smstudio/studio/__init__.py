@@ -1,6 +1,7 @@
-"""A client for the Jupyter servers of SageMaker Studio, free of Airflow.
+"""A client for the Jupyter servers of SageMaker Studio. It needs no Airflow.
 
-Usable wherever boto3, requests, websocket-client and nbformat are: in a task, in a Lambda, in a script.
+You can use it in a task, in a Lambda function or in a script.
+It needs boto3, requests, websocket-client and nbformat.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    # A DAG file needs the errors only: the libraries behind the rest are imported at first use.
+    # A DAG file needs only the errors. The other modules and their libraries are imported at first use.
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""The client's front: one user's Studio app, and notebooks run on it. Needs no Airflow."""
+"""The client's main class: one user's Studio app, and the runs of notebooks on it. It needs no Airflow."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class Studio:
     """One user's Studio app: a space's JupyterLab, or Studio Classic's JupyterServer.
 
-    Nothing is called before it is needed. ::
+    The client sends no request before it needs the answer. ::
 
         studio = Studio(boto3.client("sagemaker"), domain_id="d-…", user_profile_name="ana", space_name="reports")
         result = studio.runner(RunSpec("daily.ipynb", parameters={"day": date(2026, 11, 23)})).run()
@@ -41,14 +41,14 @@ class Studio:
     :param sagemaker_client: a boto3 client for ``sagemaker``.
     :param domain_id: the domain's id.
     :param user_profile_name: the user profile that logs in.
-    :param space_name: the space; left out for Studio Classic.
+    :param space_name: the space; leave it out for Studio Classic.
     :param app_type: ``JupyterLab`` (a space) or ``JupyterServer`` (Studio Classic).
     :param verify: True for the system's certificates, or the path of a CA bundle, for Studio's own host.
-    :param s3_client_factory: makes a boto3 client for ``s3``; needed to upload notebooks from there.
-    :param region_name: the region, for messages.
-    :param session_seconds: life of a login, 1800 to 43200 seconds.
-    :param on_secret: told every secret that is met (URLs, cookies), so that it can be masked.
-    :raises InvalidInputError: when space and app type do not go together.
+    :param s3_client_factory: returns a boto3 client for ``s3``. It is needed to upload notebooks from S3.
+    :param region_name: the AWS region, for messages.
+    :param session_seconds: lifetime of a login, 1800 to 43200 seconds.
+    :param on_secret: called with every secret that the client receives (URLs, cookies), so that you can mask it.
+    :raises InvalidInputError: if the space and the app type do not match.
     """
 
     def __init__(
@@ -86,19 +86,19 @@ class Studio:
         return f"<Studio: {self.control_plane.title}>"
 
     def describe_app(self) -> AppState:
-        """Return how the app is; see :meth:`ControlPlane.describe_app`."""
+        """Return the app's state; see :meth:`ControlPlane.describe_app`."""
         return self.control_plane.describe_app()
 
     def check_ready(self) -> AppState | None:
-        """See that the app runs and that Jupyter answers behind the login.
+        """Check that the app runs, and that Jupyter answers after the login.
 
-        In Studio Classic a login starts the app if it was stopped, as it does in a browser, and Classic's front
-        door tells how the app is; the control plane is not asked.
+        In Studio Classic a login starts a stopped app, as it does in a browser. Classic's gateway then reports the
+        app's status. The SageMaker API is not asked.
 
-        :return: how the app is, None where that is not known.
-        :raises AppNotReadyError: while it is not ready; ``status`` says how it is, where known.
-        :raises AppFailedError: when it will not become ready by itself.
-        :raises StudioError: for what else goes wrong.
+        :return: the app's state; None if it is not known.
+        :raises AppNotReadyError: if the app is not ready; ``status`` is its status, if known.
+        :raises AppFailedError: if the app will not become ready by itself.
+        :raises StudioError: for any other error.
         """
         state = None if self.server.classic else self.control_plane.require_running()
         try:
@@ -108,7 +108,7 @@ class Studio:
         return state
 
     def _with_reason(self, error: AppFailedError) -> AppFailedError:
-        """Add the service's reason to what Classic's front door says, if the role may see it."""
+        """Add SageMaker's reason to the error of Classic's gateway, if the role may read the reason."""
         try:
             reason = self.describe_app().failure_reason
         except ControlPlaneError:
@@ -127,15 +127,16 @@ class Studio:
         leaves_run: Callable[[], bool] | None = None,
         try_follows: Callable[[StudioError], bool] | None = None,
     ) -> NotebookRunner:
-        """Prepare the run of a notebook: check the app, upload the notebook if the spec says so.
+        """Prepare the run of a notebook: check the app, and upload the notebook if the spec says so.
 
-        :param spec: what to run.
-        :param listener: told every event of the run.
-        :param on_output: told the executed notebook's path once it exists.
-        :param leaves_run: whether the run is left to another process when this one has to end; see
+        :param spec: the notebook, and how to run it.
+        :param listener: called with every event of the run.
+        :param on_output: called with the executed notebook's path once it exists.
+        :param leaves_run: returns whether the run is left to another process when this process must end; see
             :class:`~airflow_provider_smstudio.studio.runs.runner.NotebookRunner`.
-        :param try_follows: whether another try follows after an error; see there.
-        :return: call its ``run()``; its ``stop()`` ends the run from a signal handler or another thread.
+        :param try_follows: returns whether a retry follows after an error; see the same class.
+        :return: the runner. Its ``run()`` runs the notebook. Its ``stop()`` ends the run from a signal handler or
+            from another thread.
         """
         _check_spec(spec)
         state = self.check_ready()
@@ -153,20 +154,22 @@ class Studio:
         )
 
     def remove_run(self, spec: RunSpec) -> None:
-        """Remove the kernel that a run has left for its next try, where none follows.
+        """Remove the kernel that a run has left for a retry, if no retry follows.
 
-        :param spec: the run's; its ``run_key`` and notebook tell which one.
-        :raises StudioError: when it could not be removed.
+        A failed removal is logged.
+
+        :param spec: the run's spec. Its ``run_key`` and its notebook identify the kernel.
+        :raises StudioError: if the Jupyter server could not be asked.
         """
         resume.remove_session(self.server, spec, identity.identity_of(spec.run_key, spec.run_name))
 
     def upload(self, source: str, notebook_path: str) -> None:
-        """Copy a notebook into the Studio home, over what is there; missing folders are created.
+        """Copy a notebook into the Studio home. An existing file is replaced, and missing folders are created.
 
-        :param source: a path of a local file, or an ``s3://bucket/key`` URL.
-        :param notebook_path: where to, below the Studio home.
-        :raises NotebookNotFoundError: when the source does not exist.
-        :raises NotANotebookError: when it is no notebook.
+        :param source: the path of a local file, or an ``s3://bucket/key`` URL.
+        :param notebook_path: the target path, below the Studio home.
+        :raises NotebookNotFoundError: if the source does not exist, or if the local file cannot be read.
+        :raises NotANotebookError: if the source is not a notebook.
         """
         path = nb.clean_path(notebook_path, "notebook_path")
         text = self._read_s3(source) if source.startswith("s3://") else _read_file(source)
@@ -176,15 +179,16 @@ class Studio:
         log.info("uploaded %s to %s", source, path)
 
     def remove_abandoned_runs(self, older_than_hours: float, *, dry_run: bool = False) -> list[AbandonedRun]:
-        """Remove the kernels of runs that nobody came back to, found by the paths of our own sessions.
+        """Remove the kernels of abandoned runs, found by the paths of the package's own Jupyter sessions.
 
-        A worker that is killed without a word leaves its kernel to the next try; where none comes, it stays.
-        Sessions of people and of other programs are never touched. See :func:`abandoned.abandoned_runs`.
+        A worker that is killed without warning leaves its kernel for a retry. If no retry follows, the kernel
+        stays. This method never removes sessions of users or of other programs. See
+        :func:`abandoned.abandoned_runs`.
 
-        :param older_than_hours: for how long a run must have been left alone, in hours.
-        :param dry_run: remove nothing, only tell.
-        :return: the runs.
-        :raises InvalidInputError: when the time is no positive number.
+        :param older_than_hours: how long a run must have been abandoned, in hours.
+        :param dry_run: return the runs, but remove nothing.
+        :return: the abandoned runs.
+        :raises InvalidInputError: if the time is not a positive number.
         """
         runs = abandoned_runs(self.server, older_than_hours)
         if runs and not dry_run:
@@ -200,12 +204,12 @@ class Studio:
         if not bucket or not key:
             raise InvalidInputError(f"upload_from {url!r} must have the form s3://bucket/key")
         if self._s3_client_factory is None:
-            raise InvalidInputError("no s3_client_factory was given, so nothing can be read from S3")
+            raise InvalidInputError("no s3_client_factory was given, so the client cannot read from S3")
         client = self._s3_client_factory()
         try:
             return str(client.get_object(Bucket=bucket, Key=key)["Body"].read().decode())
         except UnicodeDecodeError:
-            raise InvalidInputError(f"{url!r} is no text, so no notebook") from None
+            raise InvalidInputError(f"{url!r} is not UTF-8 text, so it is not a notebook") from None
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "Unknown")
             if code in ("NoSuchKey", "NoSuchBucket", "404"):
@@ -225,7 +229,7 @@ def _read_file(source: str) -> str:
     try:
         return Path(source).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise InvalidInputError(f"{source!r} is no text, so no notebook") from None
+        raise InvalidInputError(f"{source!r} is not UTF-8 text, so it is not a notebook") from None
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise NotebookNotFoundError(
@@ -234,7 +238,7 @@ def _read_file(source: str) -> str:
 
 
 def _check_spec(spec: RunSpec) -> None:
-    """Refuse what is wrong whatever the notebook, before anything is called."""
+    """Reject wrong settings before the client sends any request."""
     nb.clean_path(spec.notebook_path, "notebook_path")
     if spec.output_path is not None:
         nb.clean_path(spec.output_path, "output_path")

@@ -3,38 +3,38 @@
 The tree::
 
     StudioError
-    |- InvalidInputError (also ValueError)   what the caller asked for cannot be; nothing was started
-    |  |- ParameterError                     a notebook parameter: its name, its value, or unknown
+    |- InvalidInputError (also ValueError)   the input is not valid; nothing was started
+    |  |- ParameterError                     a notebook parameter is unknown, or has a wrong name or value
     |  |- NotebookNotFoundError              no such notebook in the Studio home (or at the upload's source)
-    |  |- NotANotebookError                  a folder, a plain file, or JSON that is no notebook
-    |  |- KernelNotFoundError                no kernelspec on the server fits
-    |  `- OutputPathError                    the executed notebook cannot be saved there
-    |- ControlPlaneError                     the SageMaker API refused or failed
+    |  |- NotANotebookError                  a folder, another file, or JSON that is not a notebook
+    |  |- KernelNotFoundError                no kernelspec of the server matches
+    |  `- OutputPathError                    the executed notebook cannot be saved at this path
+    |- ControlPlaneError                     the SageMaker API refused a request, or the request failed
     |  `- ResourceNotFoundError              unknown domain, user profile or space
-    |- AppError                              the Studio app
+    |- AppError                              an error of the Studio app
     |  |- AppNotReadyError                   stopped, starting or not answering yet: wait with the sensor
-    |  |- AppInUseError                      it is not stopped, because somebody uses it
+    |  |- AppInUseError                      not stopped, because the app is in use
     |  `- AppFailedError                     in a state that it does not leave by itself
-    |- LoginError                            logging in to Studio's front door
-    |  |- NoAnswerError                      the connection failed; trying again may help
-    |  |- LoginLinkExpiredError              the presigned URL was not accepted
+    |- LoginError                            the login to Studio failed
+    |  |- NoAnswerError                      the connection failed; another attempt may help
+    |  |- LoginLinkExpiredError              Studio did not accept the presigned URL
     |  `- SessionExpiredError                the login ended and could not be renewed
     |- ServerError                           Jupyter's REST API answered with an error
     |  `- SaveError                          the executed notebook could not be saved
-    |- ConnectionLostError                   the kernel's websocket broke
-    `- RunError                              the run of the notebook itself
+    |- ConnectionLostError                   the kernel websocket broke
+    `- RunError                              the run of the notebook failed
        |- KernelStartError                   the kernel died or did not answer in time
-       |- CellError                          a cell raised
+       |- CellError                          a cell raised an error
        |- CellTimeoutError                   a cell took longer than allowed
-       |- KernelDiedError                    the kernel died, restarted or was shut down under the run
-       |- HandedValueError                   a value that the notebook hands out is too large, or no JSON
-       |- UnknownOutcomeError                a cell may have run, and nobody can tell how it ended
-       |- RunTakenOverError                  another process watches over this run now
+       |- KernelDiedError                    the kernel died, restarted or was shut down during the run
+       |- HandedValueError                   a value that the notebook publishes is too large, or is not JSON
+       |- UnknownOutcomeError                a cell may have run, and its result is lost
+       |- RunTakenOverError                  another process watches this run now
        |- RunTimeoutError                    the whole run took longer than allowed
-       `- RunKilledError                     somebody stopped the run
+       `- RunKilledError                     the run was stopped before its end
 
-Every error pickles with its fields, names the thing and the remedy in its message, and never holds a
-presigned URL, a cookie or a token.
+Every error can be pickled with its fields. Its message names the thing and the remedy.
+It never contains a presigned URL, a cookie or a token.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ def _rebuild(cls: type[StudioError], message: str, fields: dict[str, Any]) -> St
 
 
 class StudioError(Exception):
-    """Base of all errors of this client.
+    """The base class of all errors of this client.
 
-    :param message: what went wrong, about which thing, and what to do.
-    :param fields: facts for programs, kept as attributes of the same name.
+    :param message: the thing, the problem with it, and the remedy.
+    :param fields: facts for programs. Each one becomes an attribute of the same name.
     """
 
     def __init__(self, message: str, **fields: Any) -> None:
@@ -69,11 +69,11 @@ class StudioError(Exception):
 
 
 class InvalidInputError(StudioError, ValueError):
-    """What the caller asked for cannot be done; nothing paid was started."""
+    """The input is not valid. Nothing was started that costs money."""
 
 
 class ParameterError(InvalidInputError):
-    """A notebook parameter has a bad name, a value that no literal can express, or is unknown.
+    """A notebook parameter is unknown, has a bad name, or has a value that no literal can express.
 
     :ivar parameter: the parameter's name.
     """
@@ -84,26 +84,26 @@ class ParameterError(InvalidInputError):
 class NotebookNotFoundError(InvalidInputError):
     """The notebook does not exist.
 
-    :ivar path: the path that was asked for.
+    :ivar path: the requested path.
     """
 
     path: str | None = None
 
 
 class NotANotebookError(InvalidInputError):
-    """The path exists but is a folder, a plain file, or holds no valid notebook.
+    """The path exists, but is a folder, another file, or an invalid notebook.
 
-    :ivar path: the path that was asked for.
+    :ivar path: the requested path.
     """
 
     path: str | None = None
 
 
 class KernelNotFoundError(InvalidInputError):
-    """No kernelspec of the server fits.
+    """No kernelspec of the server matches.
 
-    :ivar kernel_name: the name that was looked for.
-    :ivar available: the names that the server has.
+    :ivar kernel_name: the requested name.
+    :ivar available: the names of the server's kernelspecs.
     """
 
     kernel_name: str | None = None
@@ -120,10 +120,10 @@ class OutputPathError(InvalidInputError):
 
 
 class ControlPlaneError(StudioError):
-    """The SageMaker API refused a request.
+    """The SageMaker API refused a request, or the request failed.
 
     :ivar operation: the API operation, such as ``CreatePresignedDomainUrl``.
-    :ivar code: the service's error code, such as ``AccessDeniedException``.
+    :ivar code: the error code of AWS, such as ``AccessDeniedException``.
     """
 
     operation: str | None = None
@@ -133,17 +133,17 @@ class ControlPlaneError(StudioError):
 class ResourceNotFoundError(ControlPlaneError):
     """The domain, user profile or space does not exist.
 
-    :ivar resource: which one, as far as it could be found out.
+    :ivar resource: the kind of the missing resource, such as ``space``, if known.
     """
 
     resource: str | None = None
 
 
 class AppError(StudioError):
-    """Something about the Studio app.
+    """An error of the Studio app.
 
     :ivar app_type: ``JupyterLab`` or ``JupyterServer``.
-    :ivar status: the app's status as the service told it, or None when unknown.
+    :ivar status: the app's status as AWS reported it, or None if unknown.
     """
 
     app_type: str | None = None
@@ -155,9 +155,9 @@ class AppNotReadyError(AppError):
 
 
 class AppInUseError(AppError):
-    """The app was not stopped: somebody uses it, or somebody else started it.
+    """The app was not stopped, because it is in use, or because its use is not known.
 
-    :ivar used_by: who, as far as it is known.
+    :ivar used_by: the names of the sessions and kernels that use it, if known.
     """
 
     used_by: list[str] = []
@@ -166,18 +166,18 @@ class AppInUseError(AppError):
 class AppFailedError(AppError):
     """The app is in a state that it does not leave by itself.
 
-    :ivar failure_reason: the service's ``FailureReason``, if it gave one.
+    :ivar failure_reason: the ``FailureReason`` of SageMaker, if it gave one.
     """
 
     failure_reason: str | None = None
 
 
 class LoginError(StudioError):
-    """Logging in to Studio failed."""
+    """The login to Studio failed."""
 
 
 class LoginLinkExpiredError(LoginError):
-    """Studio did not accept a presigned URL: expired, used up, or for an app that is not running."""
+    """Studio did not accept a presigned URL: it is expired or used up, or its app is not running."""
 
 
 class SessionExpiredError(LoginError):
@@ -185,13 +185,13 @@ class SessionExpiredError(LoginError):
 
 
 class NoAnswerError(LoginError):
-    """The connection to Studio failed; trying again may help."""
+    """The connection to Studio failed. Another attempt may help."""
 
 
 class ServerError(StudioError):
     """The Jupyter server answered a REST request with an error.
 
-    :ivar status: the HTTP status, or None when no answer came.
+    :ivar status: the HTTP status, or None if there was no answer.
     :ivar method: the HTTP method.
     :ivar path: the path below the server's base URL.
     """
@@ -206,13 +206,13 @@ class SaveError(ServerError):
 
 
 class ConnectionLostError(StudioError):
-    """The kernel's websocket could not be opened, or broke."""
+    """The kernel websocket could not be opened, or it broke."""
 
 
 class RunError(StudioError):
     """The run of a notebook failed.
 
-    :ivar output_path: where the notebook as far as it ran is saved, or None.
+    :ivar output_path: the path where the partly executed notebook is saved, or None.
     """
 
     output_path: str | None = None
@@ -257,7 +257,7 @@ class CellTimeoutError(RunError):
 class KernelDiedError(RunError):
     """The kernel died, restarted or was shut down while the notebook ran.
 
-    :ivar cell_number: the cell that ran, counted from 1, or None between cells.
+    :ivar cell_number: the number of the running cell, counted from 1, or None between cells.
     :ivar cell_index: its index in the executed notebook, from 0.
     """
 
@@ -266,7 +266,7 @@ class KernelDiedError(RunError):
 
 
 class HandedValueError(RunError):
-    """A value that the notebook hands out cannot be passed on: its name, its size, or it is no JSON.
+    """A value that the notebook publishes cannot be used: it has a bad name, is too large, or is not JSON.
 
     :ivar value_name: the value's name.
     """
@@ -275,7 +275,7 @@ class HandedValueError(RunError):
 
 
 class UnknownOutcomeError(RunError):
-    """A cell's answer is lost for good, and its kernel cannot tell whether it ran.
+    """A cell's reply is lost, and its kernel cannot report whether the cell ran.
 
     :ivar cell_number: the cell's number among the notebook's code cells that run, from 1.
     :ivar cell_index: the cell's index in the executed notebook, from 0.
@@ -286,15 +286,15 @@ class UnknownOutcomeError(RunError):
 
 
 class RunTakenOverError(RunError):
-    """Another process, a later try of the same task for instance, has taken over this run; it goes on there."""
+    """Another process, for example a retry of the same task, has taken over this run and continues it."""
 
 
 class RunTimeoutError(RunError):
-    """The whole run took longer than its task may, and was stopped."""
+    """The whole run took longer than its task allows, and was stopped."""
 
 
 class RunKilledError(RunError):
-    """Somebody stopped the run: the task was cleared, failed by hand, or interrupted."""
+    """The run was stopped before its end: the task was cleared, marked as failed by hand, or interrupted."""
 
 
 _LONG_FIELDS = ("source", "traceback")
@@ -302,9 +302,9 @@ _LONGEST_FIELD = 1000
 
 
 def to_plain(error: StudioError) -> dict[str, Any]:
-    """Return an error as a small dict of plain values, for a database; :func:`from_plain` makes an error of it.
+    """Return an error as a small dict of plain values, for a database; :func:`from_plain` restores the error.
 
-    What a cell has printed, its traceback included, is left out; the executed notebook has it.
+    The dict omits the cell's source and its traceback, which are in the executed notebook.
     """
     fields = {
         name: value[:_LONGEST_FIELD] if isinstance(value, str) else value
@@ -315,7 +315,7 @@ def to_plain(error: StudioError) -> dict[str, Any]:
 
 
 def from_plain(found: Mapping[str, Any]) -> StudioError:
-    """Make the error that :func:`to_plain` has written down; of an unknown class, a :class:`StudioError`."""
+    """Return the error that :func:`to_plain` has converted; a :class:`StudioError` if its class is unknown."""
     kinds = {kind.__name__: kind for kind in _tree(StudioError)}
     kind = kinds.get(str(found.get("type")), StudioError)
     return kind(str(found.get("message") or "no message"), **(found.get("fields") or {}))

@@ -1,4 +1,4 @@
-"""Waits in the triggerer until a user's Studio is ready to run notebooks."""
+"""The trigger that waits until a user's Studio is ready to run notebooks."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _LONGEST_PAUSE = 300.0
 
 
 class SageMakerStudioAppTrigger(BaseTrigger):
-    """Looks now and then whether a Studio app is ready, and fires when it is, or when waiting cannot help.
+    """Checks regularly whether a Studio app is ready. Fires when it is ready, or when waiting cannot help.
 
-    Looks are spread, so that many waiting tasks do not ask in the same moment, and become rarer after errors that
-    pass, such as a throttled call. The event is a dict: ``status`` is ``success``, or ``error`` with an ``error``
-    (:func:`~airflow_provider_smstudio.studio.errors.to_plain`).
+    The time between two checks varies at random, so that many waiting tasks do not send requests at the same
+    moment. After temporary errors, such as a throttled call, it grows. The event is a dict: ``status`` is
+    ``success``, or ``error`` with an ``error`` (:func:`~airflow_provider_smstudio.studio.errors.to_plain`).
 
     :param studio: the arguments of :class:`~airflow_provider_smstudio.hooks.studio.SageMakerStudioHook`.
-    :param wait_for_start: wait for a stopped or never started app too.
-    :param poke_interval: seconds between two looks.
+    :param wait_for_start: also wait for an app that is stopped or was never started.
+    :param poke_interval: seconds between two checks.
     """
 
     def __init__(self, studio: dict[str, Any], wait_for_start: bool = False, poke_interval: float = 30.0) -> None:
@@ -42,7 +42,7 @@ class SageMakerStudioAppTrigger(BaseTrigger):
         self.poke_interval = poke_interval
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class and the arguments, all plain JSON and without a secret."""
+        """Return the class and its arguments, as plain JSON and without a secret."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
@@ -53,7 +53,7 @@ class SageMakerStudioAppTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Look until there is something to tell, and fire."""
+        """Check the app until there is a result, then fire."""
         # The first import of the client takes half a second, which is too long for an event loop.
         await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.runs.shared")
 
@@ -94,4 +94,4 @@ class SageMakerStudioAppTrigger(BaseTrigger):
         def make() -> Studio:
             return SageMakerStudioHook(**self.studio).make_studio(on_secret=mask_login_here)
 
-        return await sync_to_async(make)()  # looks connections up, which a plain thread may not do
+        return await sync_to_async(make)()  # it looks up connections, which Airflow forbids in a plain thread

@@ -1,4 +1,4 @@
-"""Waits in the triggerer until an app has started or stopped, and does what there is to do meanwhile."""
+"""The trigger that starts or stops an app, and waits until this is done."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _LONGEST_PAUSE = 120.0
 
 
 class SageMakerStudioAppChangeTrigger(BaseTrigger):
-    """Goes on with the start or the stop of an app that a task has begun.
+    """Continues the start or the stop of an app that a task has begun.
 
-    It keeps nothing that it could not find out anew, so a triggerer may be replaced at any time. The event is a
-    dict: ``status`` is ``success`` with a ``result``, or ``error`` or ``timeout`` with an ``error``
+    The trigger holds no state that it cannot find out again, so its triggerer may be replaced at any time. The
+    event is a dict: ``status`` is ``success`` with a ``result``, or ``error`` or ``timeout`` with an ``error``
     (:func:`~airflow_provider_smstudio.studio.errors.to_plain`).
 
     :param studio: the arguments of :class:`~airflow_provider_smstudio.hooks.studio.SageMakerStudioHook`.
@@ -36,8 +36,8 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
     :param request: the fields of
         :class:`~airflow_provider_smstudio.studio.sagemaker.app_start.StartRequest`, or of
         :class:`~airflow_provider_smstudio.studio.sagemaker.app_stop.StopRequest` with the ``dag_id``.
-    :param until: when the wait is over, in seconds since the epoch.
-    :param asked: when the task has asked for the start, if it has, in seconds since the epoch.
+    :param until: when to stop waiting, in seconds since the epoch.
+    :param asked: when the task requested the start, in seconds since the epoch; None if it did not.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
         self.asked = asked
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class and the arguments, all plain JSON and without a secret."""
+        """Return the class and its arguments, as plain JSON and without a secret."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
@@ -69,7 +69,7 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
         )
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Take steps until there is none left, and fire."""
+        """Take steps until no step is left, then fire."""
         # The first import of the client takes half a second, which is too long for an event loop.
         await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.runs.shared")
 
@@ -84,7 +84,7 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
                 async with hub.studio(f"app {key}", self._make_studio) as shared:
                     result = await self._steps(shared)
             if result is None:
-                late = AppError(f"{self._told}, at the end of the time allowed")
+                late = AppError(f"{self._told}, and the timeout has passed")
                 payload = {"status": "timeout", "error": to_plain(late)}
             else:
                 payload = {"status": "success", "result": result}
@@ -97,7 +97,7 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
     _others = (0, 0)
 
     async def _steps(self, shared: Any) -> dict[str, Any] | None:
-        """Take steps to the end; return the result, None at the end of the time allowed."""
+        """Take steps until no step is left, and return the result. Return None at the timeout."""
         from airflow_provider_smstudio.studio.errors import ControlPlaneError
         from airflow_provider_smstudio.studio.sagemaker.readiness import may_pass
 
@@ -107,7 +107,8 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
         failures = 0
         while True:
             if dag_id:
-                self._others = await sync_to_async(other_runs)(dag_id)  # a plain thread may not ask Airflow
+                # Airflow forbids this request in a plain thread.
+                self._others = await sync_to_async(other_runs)(dag_id)
             try:
                 found = await shared.call(worker.step)
                 text, wait, failures = found.text, found.wait, 0
@@ -143,4 +144,4 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
         def make() -> Studio:
             return SageMakerStudioHook(**self.studio).make_studio(on_secret=mask_login_here)
 
-        return await sync_to_async(make)()  # looks connections up, which a plain thread may not do
+        return await sync_to_async(make)()  # it looks up connections, which Airflow forbids in a plain thread

@@ -1,4 +1,4 @@
-"""Watches over a notebook's run in the triggerer, after its task has given its worker slot back."""
+"""The trigger that watches a notebook's run after its task has released the worker slot."""
 
 from __future__ import annotations
 
@@ -26,27 +26,26 @@ if TYPE_CHECKING:
     from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
 EARLIEST_EVENT = 10.0
-"""Seconds that an event is held back from the trigger's start.
+"""The shortest time from the trigger's start to its event, in seconds.
 
-Airflow 3.2 to 3.3.2 fail a task whose trigger fires before they have noticed, up to five seconds late, that its
-worker process has ended (apache/airflow#66374, #67287).
+Airflow 3.2 to 3.3.2 notice the end of a worker process up to five seconds late. If the trigger fires before that,
+they fail its task (apache/airflow#66374, #67287).
 """
 
 KILLED = "the task was killed"
 
 
 class SageMakerStudioNotebookTrigger(BaseTrigger):
-    """Goes on with a notebook's run that a worker has begun, and fires once when it is over.
+    """Continues a notebook's run that a worker has started. Fires once when the run is over.
 
-    It holds no state of its own: killed at any time and begun anew elsewhere, it goes on with the same kernel. It
-    logs progress and output as the operator does, and it gives back the kernel. The event is a dict: ``status``
-    is ``success`` with a ``result`` (:class:`~airflow_provider_smstudio.studio.RunResult`), ``error`` or
-    ``timeout`` with an ``error`` (:func:`~airflow_provider_smstudio.studio.errors.to_plain`).
+    The trigger holds no state of its own. If it is killed and started again elsewhere, it continues on the same
+    kernel. It logs progress and output as the operator does, and it removes the kernel. The event is a dict:
+    ``status`` is ``success`` with a ``result`` (:class:`~airflow_provider_smstudio.studio.RunResult`), ``error``
+    or ``timeout`` with an ``error`` (:func:`~airflow_provider_smstudio.studio.errors.to_plain`).
 
     :param studio: the arguments of :class:`~airflow_provider_smstudio.hooks.studio.SageMakerStudioHook`.
-    :param run: what the worker has handed over, see
-        :class:`~airflow_provider_smstudio.studio.runs.handover.Handover`.
-    :param log_output: write what the cells print to the log.
+    :param run: the worker's hand-over, see :class:`~airflow_provider_smstudio.studio.runs.handover.Handover`.
+    :param log_output: write the output of the cells to the log.
     :param deadline: when to stop the run, in seconds since the epoch; None for no limit.
     :param cancel_on_kill: stop the run when its task is cleared, or marked as failed or successful. Default True.
     """
@@ -70,7 +69,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
         self._getting_ready: asyncio.Future[None] | None = None
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class and the arguments, all plain JSON and without a secret."""
+        """Return the class and its arguments, as plain JSON and without a secret."""
         return (
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
@@ -86,14 +85,14 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
         return f"{type(self).__name__}({self.run_data['spec'].get('run_name')!r})"
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """See the run to its end and fire."""
+        """Watch the run until it ends, then fire."""
         began = time.monotonic()
         try:
             payload = await self._watch()
             await asyncio.sleep(max(began + EARLIEST_EVENT - time.monotonic(), 0))
         except asyncio.CancelledError as error:
-            # From 3.3 on, on_kill() follows if somebody killed the task; before, and after a timeout, only the
-            # task's state tells that from a triggerer that ends.
+            # In 3.3 and later Airflow calls on_kill() next if a user killed the task. Before 3.3, and after a
+            # timeout, only the task's state distinguishes this from a triggerer that ends.
             if not was_killed(error):
                 await _undisturbed(self._cancelled())
             raise
@@ -109,11 +108,11 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
             await self._kill()
 
     async def cleanup(self) -> None:
-        """Close what is still open; the run goes on, unwatched, if it is not over."""
+        """Close what is still open. A run that is not over continues, and no process watches it."""
         await self._close()
 
     async def _watch(self) -> dict[str, Any]:
-        """See the run to its end.
+        """Watch the run until it ends.
 
         :return: the event's payload.
         """
@@ -131,8 +130,8 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
             return {"status": "timeout", "error": to_plain(error)}
         except RunTakenOverError as error:
             if self._watcher is not None and await self._watcher.is_watched_elsewhere():
-                # Another triggerer has been given this trigger, and this one will be told in a while.
-                self.log.warning("another triggerer watches over this run now")
+                # Airflow has moved this trigger to another triggerer, and will cancel it here in a while.
+                self.log.warning("another triggerer watches this run now")
                 await asyncio.Event().wait()
             return {"status": "error", "error": to_plain(error)}
         except StudioError as error:
@@ -156,7 +155,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
             hub,
             shared,
             Handover.from_dict(self.run_data),
-            # Lines hold whatever the notebook prints: never as a format.
+            # A line contains what the notebook prints, so it must not be used as a format.
             listener=RunLog(lambda level, line: self.log.log(level, "%s", line), show_output=self.log_output),
             deadline=self.deadline,
         )
@@ -170,15 +169,15 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
         def make() -> Studio:
             return SageMakerStudioHook(**self.studio).make_studio(on_secret=mask_login_here)
 
-        return await sync_to_async(make)()  # looks connections up, which a plain thread may not do
+        return await sync_to_async(make)()  # it looks up connections, which Airflow forbids in a plain thread
 
     async def _cancelled(self) -> None:
-        """Stop the run if its task does not wait for it any more; let it go on if the triggerer ends."""
+        """Stop the run if its task no longer waits for it. If only the triggerer ends, let the run continue."""
         try:
             if self.cancel_on_kill and not await is_deferred(self):
                 await self._kill()
-        except Exception as error:  # the trigger ends in any case, and the task's state says more
-            self.log.warning("whether the task was killed could not be found out: %s", type(error).__name__)
+        except Exception as error:  # the trigger ends in any case
+            self.log.warning("could not find out whether the task was killed: %s", type(error).__name__)
         await self._close()
 
     async def _kill(self) -> None:
@@ -188,7 +187,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
             watcher = self._watcher or await self._begin()
             await watcher.kill(KILLED)
         except StudioError as error:
-            self.log.warning("the run could not be stopped in order: %s", error)
+            self.log.warning("the run could not be stopped properly: %s", error)
         else:
             self.log.info("the run was stopped: %s", KILLED)
 
@@ -200,7 +199,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
 
 
 async def _undisturbed(work: Coroutine[Any, Any, None]) -> None:
-    """Do something to its end: before 3.3 Airflow cancels a trigger again each second until it is gone."""
+    """Run a coroutine to its end. Before 3.3 Airflow cancels a trigger again every second until it has ended."""
     task = asyncio.ensure_future(work)
     while not task.done():
         with suppress(asyncio.CancelledError):

@@ -194,7 +194,7 @@ def test_timeout(stopped_lab: LocalStudio) -> None:
     ti, begin = TaskInstance(), start(stopped_lab, timeout=1, deferrable=True)
     event = fire(rebuilt(defer(begin, ti)))
     assert event["status"] == "timeout"
-    with pytest.raises(AirflowTaskTimeout, match="is starting, at the end of the time allowed"):
+    with pytest.raises(AirflowTaskTimeout, match="is starting, and the timeout has passed"):
         begin.execute_complete({"ti": ti}, event)
 
 
@@ -226,7 +226,7 @@ def test_throttling_is_waited_out(stopped_lab: LocalStudio, monkeypatch: pytest.
 
 def test_an_event_that_means_nothing(lab: LocalStudio) -> None:
     for event in (None, {"status": "?"}):
-        with pytest.raises(StudioError, match="means nothing here"):
+        with pytest.raises(StudioError, match="unknown status"):
             start(lab).execute_complete({"ti": TaskInstance()}, event)
 
 
@@ -288,4 +288,4 @@ def test_a_notebook_without_its_app_names_the_task_that_starts_it(
         with pytest.raises(AppNotReadyError, match="is stopped"):
             task.execute({"ti": TaskInstance()})
     told = [record.getMessage() for record in caplog.records if "clear that task" in record.getMessage()]
-    assert told == ["if the app was started by start_studio_app: clear that task as well, or the whole DAG run"]
+    assert told == ["if start_studio_app started the app, clear that task as well, or clear the whole DAG run"]

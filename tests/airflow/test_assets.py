@@ -69,7 +69,7 @@ def test_what_cannot_be_is_refused_in_the_dag_file(path: str, where: dict[str, A
 def test_the_longest_uri() -> None:
     room = 1500 - len(HOME) - 1
     assert Asset(uri("x" * room)).uri == f"{HOME}/{'x' * room}"
-    with pytest.raises(InvalidInputError, match="has 1501 characters.*Airflow takes 1500"):
+    with pytest.raises(InvalidInputError, match="has 1501 characters.*Airflow accepts 1500"):
         uri("x" * (room + 1))
 
 

@@ -118,7 +118,7 @@ def test_a_studio_connection_that_does_not_exist_is_an_error():
         ({"space_name": "-lab"}, r"space_name '-lab' is not valid"),
         ({"space_name": "lab\n"}, r"space_name 'lab\\n' is not valid"),
         ({"app_type": "CodeEditor"}, r"app_type 'CodeEditor' is not known: use 'JupyterLab'"),
-        ({"app_type": "JupyterServer"}, r"space_name 'lab' does not go with app_type 'JupyterServer'.*Remove"),
+        ({"app_type": "JupyterServer"}, r"space_name 'lab' cannot be used with app_type 'JupyterServer'.*Remove"),
     ],
 )
 def test_wrong_settings_are_told_with_field_and_remedy(wrong, message):
@@ -297,8 +297,8 @@ def test_test_connection_of_classic_looks_at_no_space(studio_class):
 @pytest.mark.parametrize(
     ("status", "reason", "text"),
     [
-        ("Deleted", None, "The space's JupyterLab app is stopped; a run needs it started"),
-        ("NotFound", None, "The space's JupyterLab app is stopped; a run needs it started"),
+        ("Deleted", None, "The space's JupyterLab app is stopped; start it before a run"),
+        ("NotFound", None, "The space's JupyterLab app is stopped; start it before a run"),
         ("Failed", "EC2InsufficientCapacityError", "JupyterLab app is Failed (EC2InsufficientCapacityError)"),
     ],
 )
@@ -416,7 +416,7 @@ def test_real_test_connection(real, lab):
     lab.stop_app()
     good, text = real.test_connection()
     assert good
-    assert text.endswith("The space's JupyterLab app is stopped; a run needs it started")
+    assert text.endswith("The space's JupyterLab app is stopped; start it before a run")
 
 
 def test_real_test_connection_of_an_sso_domain(real, lab):

@@ -179,7 +179,7 @@ def test_a_path_that_is_too_long_for_airflow_is_no_reason_to_fail(
     assert told["outlet_events"][REPORT].extra["output_path"] == output
     assert "output_uri" not in told["outlet_events"][REPORT].extra
     assert through_alias(told) == []
-    assert "characters, percent-encoded, and Airflow takes 1500: it is left out of the lineage" in caplog.text
+    assert "characters, percent-encoded, and Airflow accepts 1500: it is left out of the lineage" in caplog.text
     assert extract(task).outputs == [OLDataset("s3://bucket", "report.html")]
 
 

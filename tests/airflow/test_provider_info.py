@@ -87,7 +87,7 @@ def test_field_behaviour_of_the_hook_is_that_of_the_metadata():
     assert SageMakerStudioHook.get_ui_field_behaviour() == {
         "hidden_fields": ["port", "schema", "password"],
         "relabeling": {"host": "Domain ID", "login": "User profile name"},
-        "placeholders": {"host": "d-xxxxxxxxxxxx", "login": "the user profile to log in as"},
+        "placeholders": {"host": "d-xxxxxxxxxxxx", "login": "ana"},
     }
     behaviour = CONNECTION_TYPE["ui-field-behaviour"]
     assert set(behaviour) == {"hidden-fields", "relabeling", "placeholders"}

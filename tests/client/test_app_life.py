@@ -222,7 +222,7 @@ class TestStart:
     ) -> None:
         local.switches.denied = denied
         start(studio)
-        assert "Without tags nobody can see that the app is in use" in caplog.text
+        assert "Without tags, other runs cannot see that the app is in use" in caplog.text
 
     def test_without_leave_to_start(self, local: LocalStudio, studio: Studio) -> None:
         local.switches.denied = ("CreateApp",)
@@ -416,4 +416,4 @@ class TestStopWithoutTags:
         local.switches.denied = ("ListTags", "DeleteTags", "AddTags")
         finish(stopper(studio, started_by="anyone").step)
         assert local.app_status == "Deleted"
-        assert "not known whether somebody else uses the app" in caplog.text
+        assert "not known whether another run uses the app" in caplog.text

@@ -113,7 +113,7 @@ class TestApp:
         bench.once(ev.CellOutput, bench.local.stop_app)
         began = time.monotonic()
         # The last one where it is stopped in the hand-over, so that the triggerer's login is the first to notice.
-        known = "the kernel is gone|somebody restarted it or shut it down|app is stopped|shows its loading page"
+        known = "the kernel is gone|a user or another program restarted it or shut it down|app is stopped|shows its loading page"
         with pytest.raises(StudioError, match=known):
             bench.run(path)
         assert time.monotonic() - began < 30
@@ -318,7 +318,7 @@ class TestCells:
         either.once(ev.CellStarted, delete)
         began = time.monotonic()
         # Deferred, it may be gone before anybody listens again.
-        words = "somebody restarted it or shut it down|the server does not know it any more"
+        words = "a user or another program restarted it or shut it down|the server does not know it any more"
         with pytest.raises(KernelDiedError, match=words):
             either.run(path)
         assert time.monotonic() - began < 35  # the handshake of a kernel that is gone may be held for 20 s

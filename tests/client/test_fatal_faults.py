@@ -74,7 +74,7 @@ def test_the_kernel_is_gone(bench: Bench, reason: str, moment: str) -> None:
 def test_the_app_is_stopped_by_somebody(bench: Bench) -> None:
     spec = RunSpec(bench.write(*CELLS), reconnect_timeout=3)
     listener = at("while it prints", bench, bench.local.stop_app)
-    words = "could not be reached for 3 s|does not know it any more|somebody restarted it or shut it down"
+    words = "could not be reached for 3 s|does not know it any more|a user or another program restarted it or shut it down"
     with pytest.raises(StudioError, match=words) as caught:
         bench.run_spec(spec, listener)
     bench.local.start_app()

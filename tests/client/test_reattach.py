@@ -25,6 +25,7 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.runs.identity import is_our_session
+from airflow_provider_smstudio.studio.runs.worker_loop import WorkerLoop
 
 WORKER = Path(__file__).with_name("worker_process.py")
 
@@ -168,7 +169,7 @@ def test_a_finished_run_is_not_run_again_only_tidied_up(space: Bench, worker: Ca
         assert held.wait(30)
         first.kill()
         last = worker(space, path)
-        last.until("an earlier try has run it to its end")
+        last.until("an earlier try has completed the run")
         last.until("count 2")  # the first one may have been unable to show it
     assert '"cells_executed": 2' in last.finish()
     assert_counted_once(space, 3)
@@ -192,7 +193,7 @@ def test_what_has_changed_is_never_gone_on_with(space: Bench, worker: Callable[.
     first.kill()
     space.write(*cells[:2], COUNTING.format(3))
     last = worker(space, path).finish()
-    assert "not gone on with: the notebook, its parameters or its kernel have changed since" in last
+    assert "is not resumed: the notebook, its parameters or its kernel have changed since" in last
     assert len(set(read(space, "kernels"))) == 2
     space.assert_clean()
 
@@ -292,10 +293,11 @@ class TestNoRecord:
                 raise DeadError
 
         runner = bench.studio.runner(RunSpec(path, **spec), listener=listener)
-        runner._end_kindly = lambda run, error: None  # type: ignore[method-assign]  # the dead do nothing
-        runner._release = lambda: runner._kernel.channel.close()  # type: ignore[method-assign, union-attr]
-        with pytest.raises(DeadError):
-            runner.run()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(WorkerLoop, "end_after", lambda loop, run, error: None)  # a dead process does nothing
+            patch.setattr(WorkerLoop, "release", lambda loop: loop._kernel.websocket.close())
+            with pytest.raises(DeadError):
+                runner.run()
 
     def test_what_the_server_replays_is_enough(self, space: Bench) -> None:
         path = space.write(FIRST, COUNTING.format(20), "print('three', x)")

@@ -27,6 +27,7 @@ from airflow_provider_smstudio.studio.errors import (
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter import websocket
+from airflow_provider_smstudio.studio.jupyter.idle_shutdown import ActivityReporter
 from airflow_provider_smstudio.studio.runs import handover as conduct
 from airflow_provider_smstudio.studio.runs.handover import Handover
 from airflow_provider_smstudio.studio.runs.identity import owner_of
@@ -207,7 +208,7 @@ def test_an_error_that_nobody_has_foreseen(
         if len(read(space, "ran")) >= 2:
             raise error
 
-    monkeypatch.setattr(runner._activity, "look", failing)
+    monkeypatch.setattr(ActivityReporter, "look", failing)
     with pytest.raises(RunTakenOverError if left else type(error)) as caught:
         runner.run()
     if left:
@@ -304,7 +305,7 @@ def wrap_last(runner: NotebookRunner, fail: Callable[..., str]) -> Callable[...,
     write = runner._server.write_notebook
 
     def writing(*arguments: Any, **options: Any) -> str:
-        return fail() if runner._stop_reason else str(write(*arguments, **options))
+        return fail() if runner._ending.reason else str(write(*arguments, **options))
 
     return writing
 

@@ -65,14 +65,14 @@ def test_it_is_noticed(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     saved = bench.executed()
     assert saved.cells[1].outputs[0]["text"] == "on\n"
     assert saved.metadata["smstudio"]["run"]["state"] == "failed"
-    assert "looking whether its process is there" in caplog.text
+    assert "checking whether its process still exists" in caplog.text
 
 
 @both_ways
 def test_a_kernel_that_is_only_busy_goes_on(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     assert bench.run(bench.write(HOLDS.format(9))).status == "success"
     assert bench.executed().cells[0].outputs[0]["text"] == "done\n"
-    assert "the kernel's process is there: it is busy, and the run goes on" in caplog.text
+    assert "the kernel's process still exists: it is busy, and the run continues" in caplog.text
     assert "is gone" not in caplog.text
 
 
@@ -85,7 +85,7 @@ def test_where_nothing_can_look_the_run_goes_on(
 
     monkeypatch.setattr(kernel_probe, "_python_kernel", refuse)
     assert bench.run(bench.write(HOLDS.format(6))).status == "success"
-    assert "could not be seen: no kernel today; the run goes on" in caplog.text
+    assert "could not check whether the kernel's process exists: no kernel today; the run continues" in caplog.text
 
 
 @both_ways

@@ -141,7 +141,7 @@ def test_deferrable_dag(flavour: str, dags_test: DagsTest, request: pytest.Fixtu
 
     assert run.code == 0, run.text
     assert run.states() == {"train": ["success"], "wait_for_studio": ["success"]}
-    assert "the triggerer watches over the run from here on" in run.text
+    assert "deferred: the run continues in the triggerer" in run.text
     assert "reattached: " in run.text
     assert_left_nothing(studio, run)
     (output,) = (studio.home / "models" / "train-runs").glob("*.ipynb")

@@ -27,7 +27,7 @@ from airflow_provider_smstudio.studio.runs import handover
 _T = TypeVar("_T")
 
 GUARD = "airflow_provider_smstudio.studio.runs.output_guard"
-CHANGED = "somebody has changed the executed notebook"
+CHANGED = "another user or program has changed the executed notebook"
 
 PROSE, TYPED = "What this is about.", "What a person adds."
 

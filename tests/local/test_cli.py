@@ -87,7 +87,7 @@ def test_run_with_a_stopped_app() -> None:
         (["run"], 2, "run needs a command"),
         (["run", "--app-status", "Missing", "--", "/no/such/command"], 127, "cannot run /no/such/command"),
         (["run", "--app-status", "Missing", "--", "/"], 126, "cannot run /"),
-        (["run", "--switch", "nonsense=1", "--", "true"], 2, "'nonsense=1' is no NAME=VALUE"),
+        (["run", "--switch", "nonsense=1", "--", "true"], 2, "'nonsense=1' is not NAME=VALUE"),
         (["run", "--switch", "unauthenticated=404", "--", "true"], 2, "must be one of 403, 302, 200-html"),
     ],
 )

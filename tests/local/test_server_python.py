@@ -148,10 +148,10 @@ def wrong(tmp_path: Path, what: str) -> Path:
     ("what", "text"),
     [
         ("nothing", "there is no file {}"),
-        ("folder", "{} is no file"),
+        ("folder", "{} is not a file"),
         ("plain", "{} is not executable"),
-        ("script", "{} is no Python that works (no such option)"),
-        ("silent", "{} is no Python that works"),
+        ("script", "{} is not a working Python (no such option)"),
+        ("silent", "{} is not a working Python"),
     ],
 )
 def test_no_python(what: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

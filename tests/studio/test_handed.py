@@ -57,20 +57,20 @@ def test_the_later_of_two_counts():
 
 @pytest.mark.parametrize("name", ["", "return_value", "_link_x", "a b", "1a", "x" * 129, "skipmixin_key", "a;b"])
 def test_names_that_cannot_be(name):
-    with pytest.raises(HandedValueError, match="cell 2/3 hands out a value under the name") as caught:
+    with pytest.raises(HandedValueError, match="cell 2/3 publishes a value under the name") as caught:
         values.add({}, {name: 1}, "cell 2/3")
     assert caught.value.value_name == name
 
 
 def test_what_is_no_json():
-    with pytest.raises(HandedValueError, match="hands out 'a', which is no JSON"):
+    with pytest.raises(HandedValueError, match="publishes 'a', which is not JSON"):
         values.add({}, {"a": float("nan")}, "cell 1/1")
 
 
 def test_too_much():
     known = values.add({}, {"a": "x" * 40_000}, "cell 1/2")
     with pytest.raises(
-        HandedValueError, match="with 'b' of cell 2/2, the values .* have 59 KiB, and 48 are the most"
+        HandedValueError, match="with 'b' of cell 2/2, the values .* have 59 KiB; the limit is 48 KiB"
     ):
         values.add(known, {"b": "x" * 20_000}, "cell 2/2")
 

@@ -499,8 +499,8 @@ def test_a_lost_reply_ends_the_run_because_the_cell_may_have_failed():
     error = ended(driver, UnknownOutcomeError)
     assert (error.cell_number, error.cell_index) == (1, 0)
     assert str(error) == (
-        "the answer to cell 1/2 was lost: whether it ran and how it ended is unknown, so nothing more was run. "
-        "Set on_unknown_cell='rerun' for cells that may run twice"
+        "the answer to cell 1/2 was lost. It is unknown whether the cell ran and how it ended, so nothing more "
+        "was run. Set on_unknown_cell='rerun' if this cell may run twice"
     )
     assert driver.codes == ["a"]
     assert driver.statuses() == ["failed", "pending"]

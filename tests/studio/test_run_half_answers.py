@@ -60,7 +60,7 @@ def test_later_on_the_run_ends_in_the_end_and_does_not_wait_for_ever():
         driver.feed(m.busy(driver.probe), m.idle(driver.probe))
         wait(driver, 5)
     assert type(driver.error) is ConnectionLostError
-    assert "handed over no answer of the kernel for 600 s while cell 1/2 ran" in str(driver.error)
+    assert "delivered no answer of the kernel for 600 s while cell 1/2 ran" in str(driver.error)
     assert driver.codes == ["a"]
 
 

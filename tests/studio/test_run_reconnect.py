@@ -342,7 +342,7 @@ def test_a_request_that_the_kernel_never_got_is_refused_and_sent_again_under_the
     assert driver.feed(m.busy(question), m.refused(question)) == []
     events = driver.feed(m.idle(question))
     assert kinds(events) == ["CellSentAgain", "CellStarted", "Send"]
-    assert events[0].reason == "the kernel never got it"
+    assert events[0].reason == "the kernel never received it"
     assert driver.ids == ["cell-0-1", "cell-0-2"]
     assert driver.own(0) == {"msg_id": "my-session-cell-0-2", "attempt": 2}
     old, new = driver.requests

@@ -45,7 +45,7 @@ def test_a_count_that_has_not_grown_proves_that_the_cell_did_not_run():
     driver = lost()
     events = driver.answer(m.counted, 1)
     assert kinds(events) == ["CellSentAgain", "CellStarted", "Send"]
-    assert events[0].reason == "the kernel has counted no cell since the one before"
+    assert events[0].reason == "the kernel's execution count has not changed since the previous cell"
     assert driver.ids == ["cell-0-1", "cell-1-1", "cell-1-2"]
 
 
@@ -126,7 +126,7 @@ def test_an_unknown_cell_is_run_again_where_that_is_allowed():
     driver = lost(on_unknown_cell="rerun")
     events = driver.answer(m.counted, 2)
     assert kinds(events)[:3] == ["CellSentAgain", "CellStarted", "Send"]
-    assert "on_unknown_cell says rerun" in events[0].reason
+    assert "on_unknown_cell is 'rerun'" in events[0].reason
     assert driver.own(1)["attempt"] == 2
     driver.succeed(lambda request: m.stream(request, "second"), count=3)
     driver.succeed(count=4)

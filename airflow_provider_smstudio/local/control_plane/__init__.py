@@ -1,1 +1,1 @@
-"""SageMaker's API as far as Studio needs it."""
+"""The part of SageMaker's API that Studio needs."""

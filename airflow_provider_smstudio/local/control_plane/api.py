@@ -1,4 +1,4 @@
-"""SageMaker's API as far as Studio needs it: JSON 1.1 over HTTP, for an unmodified boto3."""
+"""The part of SageMaker's API that Studio needs: JSON 1.1 over HTTP, for an unmodified boto3."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _PATTERNS = {
 
 
 class ControlPlaneApi:
-    """The endpoint. Its operations are the methods whose names begin with a capital letter."""
+    """The endpoint of the API. The methods with a capital first letter are its operations."""
 
     def __init__(self, world: Domain, on_link: Callable[[], None]) -> None:
         self.world = world
@@ -85,7 +85,7 @@ class ControlPlaneApi:
         except ServiceError as error:
             return _error(error.code, str(error))
 
-    # ---- what exists -------------------------------------------------------------------------------------
+    # ---- domain, user profile and space ------------------------------------------------------------------
 
     def _check_domain(self, params: dict[str, Any]) -> None:
         if params.get("DomainId") != self.world.domain_id:
@@ -100,7 +100,7 @@ class ControlPlaneApi:
             raise ResourceNotFoundError(f"Space [{params.get('SpaceName')}] does not exist")
 
     def DescribeDomain(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The one domain."""
+        """Return the only domain."""
         self._check_domain(params)
         world = self.world
         landing = "app:JupyterServer:" if world.classic else "studio::"
@@ -119,7 +119,7 @@ class ControlPlaneApi:
         }
 
     def DescribeUserProfile(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The one user profile."""
+        """Return the only user profile."""
         self._check_domain(params)
         self._check_profile(params)
         world = self.world
@@ -135,7 +135,7 @@ class ControlPlaneApi:
         }
 
     def DescribeSpace(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The one space. As documented, its status says nothing about its app."""
+        """Return the only space. As documented, its status does not depend on its app."""
         self._check_domain(params)
         self._check_space(params)
         world = self.world
@@ -163,7 +163,7 @@ class ControlPlaneApi:
         }
 
     def ListSpaces(self, params: dict[str, Any]) -> dict[str, Any]:
-        """The one space of new Studio."""
+        """Return the only space of new Studio; none for Classic."""
         world = self.world
         shown = not world.classic and params.get("DomainIdEquals", world.domain_id) == world.domain_id
         shown = shown and params.get("SpaceNameContains", "") in world.space_name
@@ -197,12 +197,12 @@ class ControlPlaneApi:
         raise ResourceNotFoundError(f"App [{'/'.join(str(word) for word in wanted[1:])}] does not exist")
 
     def CreateApp(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Start the app of the space, or Classic's JupyterServer."""
+        """Start the app of the space, or Classic's JupyterServer app."""
         _check_app_type(params)
         owner_key, _ = self._owner(params)
         slot = self.world.slot
         app_type = params["AppType"]
-        # Seen since 2025 for KernelGateway; in a domain of new Studio nothing serves JupyterServer either.
+        # Seen on AWS since 2025 for KernelGateway. A domain of new Studio cannot run JupyterServer either.
         if app_type == "KernelGateway" or (app_type == "JupyterServer" and not self.world.classic):
             raise ValidationError(
                 f"Invalid request provided: Invalid AppType [{app_type}]. This AppType has been deprecated."
@@ -230,11 +230,11 @@ class ControlPlaneApi:
         return {"AppArn": self.world.app_arn(record)}
 
     def _slot_arn(self) -> str:
-        assert self.world.slot.record is not None  # noqa: S101  # only asked for an app that was found
+        assert self.world.slot.record is not None  # noqa: S101  # only called for an app that exists
         return self.world.app_arn(self.world.slot.record)
 
     def DescribeApp(self, params: dict[str, Any]) -> dict[str, Any]:
-        """An app; deleted ones stay, as they do for about a day."""
+        """Return an app. Deleted apps stay listed, as on AWS for about a day."""
         record = self._find_app(params)
         answer = {
             **record.summary(),
@@ -246,7 +246,7 @@ class ControlPlaneApi:
         if record.failure_reason:
             answer["FailureReason"] = record.failure_reason
         if record.status == "InService":
-            # As reported: the two are equal, so neither tells whether a user is active.
+            # As users report, the two are equal, so neither shows whether a user is active.
             answer["LastHealthCheckTimestamp"] = answer["LastUserActivityTimestamp"] = time.time()
         return answer
 
@@ -267,7 +267,7 @@ class ControlPlaneApi:
         return None
 
     def ListApps(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Every app, in pages."""
+        """Return every app, in pages."""
         shown = [
             {"DomainId": self.world.domain_id, **record.summary()}
             for record in sorted(self.world.records(), key=lambda record: record.created)
@@ -293,7 +293,7 @@ class ControlPlaneApi:
         raise ValidationError(f"Resource [{params.get('ResourceArn')}] does not exist")
 
     def AddTags(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Add or replace tags of an app; fifty at most, as with every resource of AWS."""
+        """Add or replace tags of an app. It can have 50 tags at most, like every resource on AWS."""
         record = self._tagged(params)
         tags = {**record.tags, **_tags(params)}
         if len(tags) > _MOST_TAGS:
@@ -302,11 +302,11 @@ class ControlPlaneApi:
         return {"Tags": _shown_tags(record)}
 
     def ListTags(self, params: dict[str, Any]) -> dict[str, Any]:
-        """An app's tags."""
+        """Return an app's tags."""
         return {"Tags": _shown_tags(self._tagged(params))}
 
     def DeleteTags(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Remove tags of an app; those that it does not have are no error."""
+        """Remove tags of an app. A tag that it does not have is not an error."""
         record = self._tagged(params)
         record.tags = {key: value for key, value in record.tags.items() if key not in params.get("TagKeys", ())}
         return {}
@@ -314,7 +314,7 @@ class ControlPlaneApi:
     # ---- login -------------------------------------------------------------------------------------------
 
     def CreatePresignedDomainUrl(self, params: dict[str, Any]) -> dict[str, Any]:
-        """A login link. As reported, a stopped app does not keep it from being made."""
+        """Return a new login link, even if the app is stopped, as users report."""
         link_seconds = _bounded(params, "ExpiresInSeconds", 5, 300, 300)
         login_seconds = _bounded(params, "SessionExpirationDurationInSeconds", 1800, 43200, 43200)
         self._check_domain(params)
@@ -379,5 +379,5 @@ def _page_start(params: dict[str, Any]) -> int:
 
 
 def _error(code: str, message: str) -> tuple[int, dict[str, Any]]:
-    # Both spellings of the message occur in services of this protocol.
+    # Both spellings of the key occur in AWS services with this protocol.
     return 400, {"__type": code, "message": message, "Message": message}

@@ -1,4 +1,4 @@
-"""What exists in the local Studio: one domain with one user profile and, in new Studio, one space."""
+"""The content of the local Studio: one domain with one user profile and, in new Studio, one space."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ ACCOUNT = "123456789012"
 
 @dataclass
 class Domain:
-    """Everything that the control plane answers from.
+    """All data behind the answers of the control plane.
 
-    :param classic: whether this is a Classic domain (the profile has a JupyterServer app and there is no
-        space), not one of new Studio (the space has a JupyterLab app).
-    :param door: the host of the space, or of the Classic domain.
-    :param web_ui: the host of Studio's web UI.
-    :param kernel_apps: lists Classic's KernelGateway apps.
+    :param classic: True for a Classic domain, in which the user profile has a JupyterServer app and there is no
+        space. False for a domain of new Studio, in which the space has a JupyterLab app.
+    :param door: the gateway of the space, or of the Classic domain.
+    :param web_ui: the gateway of Studio's web UI.
+    :param kernel_apps: returns Classic's KernelGateway apps.
     """
 
     classic: bool
@@ -41,14 +41,14 @@ class Domain:
     created: float = field(default_factory=time.time)
 
     def arn(self, kind: str, *names: str) -> str:
-        """An ARN of this account and region."""
+        """Return an ARN of this account and region."""
         return f"arn:aws:sagemaker:{self.region}:{ACCOUNT}:{kind}/{'/'.join([self.domain_id, *names])}"
 
     def app_arn(self, record: AppRecord) -> str:
-        """An app's ARN."""
+        """Return an app's ARN."""
         return self.arn("app", record.owner, record.app_type.lower(), record.app_name)
 
     def records(self) -> list[AppRecord]:
-        """Every app that the control plane knows."""
+        """Return every app that the control plane knows."""
         own = [self.slot.record] if self.slot.record else []
         return own + self.kernel_apps()

@@ -1,22 +1,22 @@
-"""The errors that the control plane answers with."""
+"""The errors that the control plane returns."""
 
 from __future__ import annotations
 
 
 class ServiceError(Exception):
-    """An answer with HTTP status 400; ``code`` is what boto3 shows as the error's code."""
+    """A response with HTTP status 400. boto3 shows ``code`` as the code of the error."""
 
     code = "InternalFailure"
 
 
 class ResourceNotFoundError(ServiceError):
-    """No such domain, user profile, space or app."""
+    """The domain, user profile, space or app does not exist."""
 
     code = "ResourceNotFound"
 
 
 class ResourceInUseError(ServiceError):
-    """The app exists already, or is being deleted."""
+    """The app already exists, or is being deleted."""
 
     code = "ResourceInUse"
 
@@ -34,6 +34,6 @@ class AccessDeniedError(ServiceError):
 
 
 class ValidationError(ServiceError):
-    """The request breaks a rule; not modelled in the API, so a plain ClientError in boto3."""
+    """The request breaks a rule. The API model does not define this error, so boto3 raises a plain ClientError."""
 
     code = "ValidationException"

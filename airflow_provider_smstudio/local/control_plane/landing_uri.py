@@ -1,4 +1,4 @@
-"""Where a login link leads: the rules for ``LandingUri``."""
+"""The target of a login link: the rules for ``LandingUri``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from airflow_provider_smstudio.local.gateway.login import LoginLink
 def make_link(
     world: Domain, space_name: str | None, landing_uri: str | None, link_seconds: float, login_seconds: float
 ) -> str:
-    """Make the URL that CreatePresignedDomainUrl answers with.
+    """Return a new presigned URL, for CreatePresignedDomainUrl.
 
-    :raises ValidationError: the domain uses IAM Identity Center, or the landing does not fit.
+    :raises ValidationError: if the domain uses IAM Identity Center, or if the landing URI is not valid here.
     """
     if world.switches.auth_mode != "IAM":
-        # Documented as not available; the real text is unknown.
+        # Documented as not available. AWS's own message is unknown.
         raise ValidationError("CreatePresignedDomainUrl is not supported for domains whose AuthMode is SSO")
     scheme, app_type, deep_link = _split(landing_uri)
     door, landing = _destination(world, space_name, scheme, app_type, deep_link)
@@ -42,7 +42,7 @@ def make_link(
 
 
 def _split(landing_uri: str | None) -> tuple[str, str, str]:
-    """Scheme, app type and deep link of ``app:<type>:<path>`` or ``studio::<path>``."""
+    """Return scheme, app type and deep link of ``app:<type>:<path>`` or ``studio::<path>``."""
     if not landing_uri:
         return "", "", ""
     scheme, _, rest = landing_uri.partition(":")
@@ -57,7 +57,7 @@ def _destination(
 ) -> tuple[Gateway, str]:
     own = world.slot.app_type
     if scheme == "app" and not space_name and app_type != "JupyterServer":
-        # Seen in 2026 for JupyterLab.
+        # Seen on AWS in 2026 for JupyterLab.
         raise ValidationError(
             f"Provided app type {app_type} is invalid for provided url type app for personal apps"
         )

@@ -1,1 +1,1 @@
-"""What can go wrong on the way to a Jupyter server."""
+"""Faults between a client and a Jupyter server."""

@@ -1,4 +1,4 @@
-"""What can go wrong with a request at the door before the door deals with it."""
+"""Faults of a request at the gateway, before the gateway handles it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ OnRequest = Callable[[str, str], object]
 
 
 class Registration:
-    """A callback that gets to know of requests; call this, or leave its ``with`` block, to end that."""
+    """A callback for requests. To unregister it, call this object or leave its ``with`` block."""
 
     def __init__(self, callbacks: list[OnRequest], callback: OnRequest) -> None:
         self._callbacks = callbacks
-        # An object of its own: the same function may be registered twice.
+        # A new function object, because the same function may be registered twice.
         self._callback: OnRequest = lambda method, path: callback(method, path)
         callbacks.append(self._callback)
 
     def __call__(self) -> None:
-        """Unregister; harmless when done before."""
+        """Unregister the callback. Do nothing if it is not registered any more."""
         with contextlib.suppress(ValueError):
             self._callbacks.remove(self._callback)
 
@@ -42,9 +42,9 @@ class Registration:
 
 
 class BlockedRequests:
-    """Requests that wait at the door, until :meth:`release` or the end of the ``with`` block.
+    """Requests that wait at the gateway until :meth:`release`, or until the end of the ``with`` block.
 
-    :ivar requests: method and path of those that have arrived.
+    :ivar requests: method and path of the requests that have arrived.
     """
 
     def __init__(self, method: str, path_part: str) -> None:
@@ -58,18 +58,18 @@ class BlockedRequests:
     def wait(self, timeout: float | None = None) -> bool:
         """Block this thread until a request has arrived.
 
-        :param timeout: for how many seconds at most.
-        :return: whether one has.
+        :param timeout: the longest wait, in seconds; None for no limit.
+        :return: whether a request has arrived.
         """
         return self._arrived.wait(timeout)
 
     def release(self) -> None:
-        """Let those that wait go on, and hold no others."""
+        """Let the waiting requests continue, and hold no further ones."""
         with contextlib.suppress(RuntimeError):  # the local Studio has been stopped
             self._loop.call_soon_threadsafe(self._over.set)
 
     async def keep(self, request: Request) -> None:
-        """Let a request wait if it is meant."""
+        """Let a request wait if it matches."""
         paths = (request.path, unquote(request.path))
         if self._over.is_set() or request.method != self._method or not any(self._path_part in p for p in paths):
             return
@@ -79,7 +79,7 @@ class BlockedRequests:
 
     @property
     def over(self) -> bool:
-        """Whether it holds nothing any more."""
+        """Whether it no longer holds requests."""
         return self._over.is_set()
 
     def __enter__(self) -> BlockedRequests:
@@ -92,9 +92,9 @@ class BlockedRequests:
 
 
 class Faults:
-    """The misfortunes of one door's requests, as the switches and its holds want them.
+    """The faults of the requests at one gateway. The switches and the blocked requests define them.
 
-    :param base: the path below which the app's server lives.
+    :param base: the base path of the app's server.
     """
 
     def __init__(self, switches: Switches, base: str) -> None:
@@ -105,11 +105,11 @@ class Faults:
 
     @property
     def refuses(self) -> bool:
-        """Whether new connections are to be reset."""
+        """Whether the gateway must reset new connections."""
         return self._switches.refuse_connections
 
     def on_request(self, callback: OnRequest) -> Registration:
-        """Have a function called with method and path of each request."""
+        """Call a function with the method and the path of each request."""
         return Registration(self._callbacks, callback)
 
     def hold(self, method: str, path_part: str) -> BlockedRequests:
@@ -119,10 +119,10 @@ class Faults:
         return self._holds[-1]
 
     async def meet(self, request: Request, stream: Stream) -> bool | None:
-        """Let happen to a request what has to.
+        """Apply the faults to a request.
 
-        :return: None if the door shall deal with it now; else it is over, and the connection can (True) or
-            cannot (False) carry another one.
+        :return: None if the gateway must now handle the request. Otherwise the request is done: True if the
+            connection can carry another request, else False.
         """
         for callback in list(self._callbacks):
             callback(request.method, request.path)
@@ -162,6 +162,6 @@ def _page(status: int) -> bytes:
 
 async def _drop(request: Request, stream: Stream) -> None:
     with contextlib.suppress(OSError, HttpError):
-        if not request.headers.get("expect"):  # its sender waits before it sends the body
+        if not request.headers.get("expect"):  # such a client waits before it sends the body
             await read_body(stream.reader, request.headers)
     stream.reset()

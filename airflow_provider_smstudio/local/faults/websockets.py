@@ -1,4 +1,4 @@
-"""The kernel websockets that are open at a door, and the ways in which such a connection goes bad."""
+"""The open kernel websockets of a gateway, and the faults that they can have."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from airflow_provider_smstudio.local.transport.http import CHUNK, Head, HttpErro
 from airflow_provider_smstudio.local.transport.proxy import request_head, splice
 
 WAYS = ("close", "reset", "half-open", "deaf")
-# For how long the end of one side waits for that of the other.
+# How long one side, after its end, waits for the end of the other side.
 _PARTING_SECONDS = 10.0
-# The server passes a message on in a later round of its loop, and drops it if the websocket has closed by then.
+# The server sends a message to the kernel in a later round of its loop. It drops the message if the websocket has
+# closed by then.
 _DELIVERY_SECONDS = 0.5
-# What a client sends to end a websocket in order: a masked close frame with code 1000.
+# A client sends this to close a websocket properly: a masked close frame with code 1000.
 _CLOSE_FRAME = b"\x88\x82\x00\x00\x00\x00\x03\xe8"
 
 
 class _Gate(Stream):
-    """A connection into which nothing more goes once it is shut."""
+    """A connection that sends nothing more once it is shut."""
 
     def __init__(self, stream: Stream) -> None:
         super().__init__(stream.reader, stream.writer)
         self.shut = False
 
     async def send(self, data: bytes) -> None:
-        """Write, unless shut."""
+        """Send data, unless the gate is shut."""
         if data and not self.shut:
             await super().send(data)
 
 
 class _Sieve(_Gate):
-    """The way to the server, which can hold messages back while the websocket's own frames pass."""
+    """The connection to the server. It can hold messages back while control frames pass."""
 
     def __init__(self, stream: Stream) -> None:
         super().__init__(stream)
@@ -46,28 +47,28 @@ class _Sieve(_Gate):
         self._hold_frame = False
 
     async def send(self, data: bytes) -> None:
-        """Write what is not to be held back."""
+        """Send the frames that are not held back."""
         passed: list[bytes] = []
         for control, begins, piece in self._splitter.feed(data):
             if begins:
                 self._hold_frame = self.holding and not control
-            # What a frame that was released halfway still brings belongs behind its beginning.
+            # After a release in the middle of a frame, the rest of the frame must follow its beginning.
             (self.held if self._hold_frame and self.holding else passed).append(piece)
         await super().send(b"".join(passed))
 
     def take(self) -> bytes:
-        """Hold nothing back any more; return what was held."""
+        """Stop holding messages back. Return the messages that were held."""
         self.holding = False
         held, self.held = b"".join(self.held), []
         return held
 
 
 class Websocket:
-    """An open websocket of a kernel.
+    """A kernel websocket.
 
     :ivar kernel_id: the kernel.
-    :ivar session_id: ``session_id`` of the client's query; empty if it gave none.
-    :ivar state: ``"open"``, how it was cut, or ``"ended"``.
+    :ivar session_id: the ``session_id`` in the client's query; empty if there was none.
+    :ivar state: ``"open"``, the way in which it was cut, or ``"ended"``.
     """
 
     def __init__(self, kernel_id: str, session_id: str, request: Request, client: Stream, server: Stream) -> None:
@@ -84,23 +85,23 @@ class Websocket:
 
     @property
     def listed(self) -> bool:
-        """Whether it is open as far as its client can know."""
+        """Whether the websocket is open from its client's point of view."""
         return self.state in ("open", "deaf") or (self.state == "half-open" and not self._client_gone)
 
     def cut(self, how: str = "reset") -> bool:
-        """Break this websocket, from any thread; the fault is in force when this returns.
+        """Break this websocket, from any thread. The fault is active when this method returns.
 
-        :param how: ``"close"``: both sides see the connection's end in order, without a close frame.
+        :param how: ``"close"``: both sides see a normal end of the TCP connection, without a close frame.
             ``"reset"``: both sides see a TCP reset.
-            ``"half-open"``: nothing passes any more in either direction while both connections stay open, as
-            when a device on the way has forgotten them. What either side sends is read and thrown away; neither
-            learns of the other's end.
-            ``"deaf"``: messages of the client are held back, until another websocket of the same kernel opens;
-            then they go to the kernel in order. Pings, pongs and everything from the server pass. So it looks
-            when a request lies unread in the kernel (ipykernel 7.0 to 7.3, issue 1554). If this websocket has
-            ended by then, its messages still reach the kernel: over the new websocket if that has the same
-            identity, else with nobody to get their replies.
-        :return: whether that changed anything: it was open, and not yet broken in this way.
+            ``"half-open"``: no data passes in either direction, but both connections stay open. This happens when
+            a network device has forgotten the connections. The gateway reads and drops all data from both sides.
+            Neither side notices the end of the other side.
+            ``"deaf"``: the gateway holds back the messages of the client until another websocket of the same
+            kernel opens. Then it sends them to the kernel in order. Pings, pongs and all data from the server
+            pass. To a client it looks as if a request stays unread in the kernel (ipykernel 7.0 to 7.3, issue
+            1554). If this websocket has ended by then, its messages still reach the kernel. They go over the new
+            websocket if it has the same identity. Otherwise no client receives their replies.
+        :return: whether the websocket has changed: it was open, and not yet broken in this way.
         """
         return run_on(self._loop, lambda: self.cut_here(how))
 
@@ -123,7 +124,7 @@ class Websocket:
         return True
 
     async def _swallow_after(self, traffic: asyncio.Task[None], *, end: bool) -> None:
-        # One reader at a time.
+        # Only one task may read at a time.
         await asyncio.wait({traffic})
         await (self._end() if end else self._swallow())
 
@@ -131,7 +132,7 @@ class Websocket:
         for stream in (self._client, self._server):
             with contextlib.suppress(OSError):
                 stream.writer.write_eof()
-        # A connection that is closed with something unread in it ends in a reset.
+        # If a connection is closed with unread data, it ends with a reset. So read everything first.
         with contextlib.suppress(asyncio.TimeoutError):
             both = asyncio.gather(_discard(self._client), _discard(self._server))
             await asyncio.wait_for(both, _PARTING_SECONDS)
@@ -146,7 +147,7 @@ class Websocket:
             server.cancel()
 
     async def run(self) -> None:
-        """Carry bytes until the connections have ended."""
+        """Forward bytes until the connections have ended."""
         try:
             traffic = None
             while traffic is not self._traffic:
@@ -161,17 +162,17 @@ class Websocket:
 
     @property
     def waits(self) -> bool:
-        """Whether another websocket's opening concerns this one: it is deaf, or something was held back."""
+        """Whether this websocket waits for another one to open: it is deaf, or it holds messages back."""
         return bool(self._server.held) or self.state == "deaf"
 
     def hear_again(self, newer: Websocket) -> None:
-        """Give the kernel what was held back, now that another websocket of it has opened."""
+        """Send the held messages to the kernel, because another websocket of the kernel has opened."""
         held = self._server.take()
         if self.state == "deaf":
             self.state = "open"
         identity = session_id_of(self._request)
         if identity and identity == session_id_of(newer._request):
-            # The server knows both by the same identity, and has dropped the older one.
+            # To the server, both have the same identity, and it has dropped the older one.
             newer._server.writer.write(held)
         elif self.state != "ended":
             self._server.writer.write(held)
@@ -179,9 +180,10 @@ class Websocket:
             self._late = self._loop.create_task(self._deliver_late(held, newer._server))
 
     async def _deliver_late(self, held: bytes, newer: Stream) -> None:
-        """Give the kernel messages under an identity that nobody has.
+        """Send messages to the kernel under a new identity.
 
-        Not under the old one: a kernel ignores a new peer of that name until it has noticed the old one's end.
+        The old identity would not work: a kernel ignores a new peer of that name until it has noticed the end of
+        the old peer.
         """
         port = newer.writer.get_extra_info("peername")[1]
         with contextlib.suppress(OSError, HttpError, asyncio.TimeoutError):
@@ -204,24 +206,24 @@ def _check_way(how: str) -> None:
 
 
 async def _discard(stream: Stream) -> None:
-    """Read to the end, whichever it is."""
+    """Read and drop all data until the connection ends in any way."""
     with contextlib.suppress(OSError):
         while await stream.reader.read(CHUNK):
             pass
 
 
 class Websockets:
-    """The kernel websockets of one door."""
+    """The kernel websockets of one gateway."""
 
     def __init__(self) -> None:
         self._known: list[Websocket] = []
 
     def listed(self) -> list[Websocket]:
-        """The open ones, oldest first."""
+        """Return the open websockets, oldest first."""
         return [websocket for websocket in self._known if websocket.listed]
 
     def cut(self, how: str, kernel_id: str | None = None) -> int:
-        """Break all, or those of one kernel; return how many that changed."""
+        """Break all websockets, or those of one kernel. Return how many have changed."""
         _check_way(how)
         meant = [websocket for websocket in self.listed() if kernel_id in (None, websocket.kernel_id)]
         return sum(websocket.cut_here(how) for websocket in meant)
@@ -229,11 +231,11 @@ class Websockets:
     async def carry(
         self, kernel_id: str, session_id: str, request: Request, client: Stream, server: Stream, answer: Head
     ) -> None:
-        """Serve a websocket, from the server's consent to the end.
+        """Serve a websocket, from the server's response to the handshake until the end.
 
-        :param session_id: as the client gave it.
-        :param request: the handshake as the server got it.
-        :param answer: the server's consent, to be passed on.
+        :param session_id: the ``session_id`` in the client's query.
+        :param request: the handshake, as the server received it.
+        :param answer: the server's response to the handshake, to be sent to the client.
         """
         client.writer.write(answer.encode())
         websocket = Websocket(kernel_id, session_id, request, client, server)
@@ -248,12 +250,12 @@ class Websockets:
 
 
 def session_id_of(request: Request) -> str:
-    """The client session's id in a handshake; empty if there is none."""
+    """Return the ID of the client session in a handshake; empty if there is none."""
     return parse_qs(request.query).get("session_id", [""])[0]
 
 
 def with_new_identity(request: Request) -> Request:
-    """A handshake under another session's id, so that the server takes the client for a new one."""
+    """Return the handshake with the ID of a new client session, so that the server sees a new client."""
     query = [
         (name, value) for name, value in parse_qsl(request.query, keep_blank_values=True) if name != "session_id"
     ]

@@ -1,1 +1,1 @@
-"""The host that a Studio app answers on: login, loading page, and the way to the Jupyter server."""
+"""The gateway, which is the host of a Studio app: login, loading page and forwarding to the Jupyter server."""

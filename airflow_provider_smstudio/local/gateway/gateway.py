@@ -1,4 +1,4 @@
-"""Studio's front door: login, loading page and the way to one Jupyter server."""
+"""Studio's gateway: login, loading page and forwarding to one Jupyter server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _HTML = "<!DOCTYPE html><html><head><title>{0}</title></head><body><p>{0}</p></b
 
 @dataclass(eq=False)
 class Connection:
-    """One client connection, for whoever wants to disturb it while the Studio runs."""
+    """One client connection, which a test may disturb while the local Studio is running."""
 
     stream: Stream
     upstream: Upstream
@@ -42,12 +42,12 @@ class Connection:
 
 
 class Gateway:
-    """The host name of one space, of a Classic domain, or (without a slot) of Studio's web UI.
+    """The host of one space, of a Classic domain, or (without a slot) of Studio's web UI.
 
-    :param name: which door this is; links and logins are valid for one door only.
-    :param slot: the app behind; None for the web UI, which only has pages for people.
-    :param sign_in_url: where a client without a login may be sent.
-    :param faults: what goes wrong here; None: nothing.
+    :param name: the name of this gateway. Links and logins are valid for one gateway only.
+    :param slot: the app behind the gateway; None for the web UI, which only has HTML pages.
+    :param sign_in_url: returns the URL to which a client without a login may be redirected.
+    :param faults: the faults at this gateway; None: no faults.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class Gateway:
 
     @property
     def base(self) -> str:
-        """The path below which the app's server lives."""
+        """The base path of the app's server."""
         return self.slot.base if self.slot else ""
 
     @property
     def url(self) -> str:
-        """Scheme and host of this door."""
+        """The URL (scheme and host) of this gateway."""
         return f"http://127.0.0.1:{self.listener.port}"
 
     def cut_websockets(self) -> None:
-        """End every open websocket of this door without a close frame."""
+        """End every open websocket of this gateway without a close frame."""
         for connection in self.connections:
             if connection.kind == "websocket":
                 connection.stream.reset()
@@ -118,7 +118,7 @@ class Gateway:
         return bool(self.base) and (path == self.base or path.startswith(self.base + "/"))
 
     def _tells_of_instance(self, request: Request) -> bool:
-        """Whether an extension of the server would answer this: one that AWS adds to the images of spaces."""
+        """Return whether a server extension would answer this request. AWS adds it to the images of spaces."""
         wanted = request.method == "GET" and request.path == self.base + PATH
         return wanted and self.switches.instance_metrics and self.slot is not None and not self.slot.is_classic
 
@@ -126,7 +126,7 @@ class Gateway:
         return self.slot.port if self.slot else None
 
     def _own_answer(self, request: Request, login: str | None) -> bytes:
-        """What the door says itself, without the server behind."""
+        """Return the gateway's own response, without the Jupyter server."""
         if request.path == "/auth":
             return self._log_in(request)
         if login is None:
@@ -143,7 +143,7 @@ class Gateway:
         token = parse_qs(request.query).get("token", [""])[0]
         redeemed = self.logins.redeem(token, self.name, single_use=self.switches.single_use_tokens)
         if redeemed is None:
-            # Documented: a link past its time leads to the console's sign-in page, no error status.
+            # Documented: an expired link leads to the console's sign-in page, without an error status.
             return response(302, fields=[("Location", self._sign_in_url())])
         cookie, link = redeemed
         if self.slot and self.slot.is_classic:
@@ -158,7 +158,7 @@ class Gateway:
         return response(403, _HTML.format("403 Forbidden"))
 
     def _app_status(self, request: Request) -> str:
-        assert self.slot is not None  # noqa: S101  # only the door of an app is asked for it
+        assert self.slot is not None  # noqa: S101  # only the gateway of an app receives this request
         query = parse_qs(request.query)
         asked = (query.get("appType", [""])[0], query.get("appName", [""])[0])
         if asked != (self.slot.app_type, self.slot.app_name):
@@ -167,7 +167,7 @@ class Gateway:
         return status if status in ("InService", "Pending") else "Terminated"
 
     def _not_in_service(self) -> bytes:
-        assert self.slot is not None  # noqa: S101  # only the door of an app asks
+        assert self.slot is not None  # noqa: S101  # only the gateway of an app calls this
         if self.slot.status == "InService":
             return bad_gateway()
         if self.switches.stopped_app == "sign-in":
@@ -195,7 +195,7 @@ class Gateway:
                 timer.cancel()
 
     def _kernel_websocket(self, request: Request) -> tuple[Request, Carrier]:
-        """A handshake as the server shall see it, and who serves the websocket."""
+        """Return a handshake as the server must receive it, and the function that serves the websocket."""
         kernel = self._channels.fullmatch(request.path)
         if kernel is None:
             return request, carry
@@ -210,19 +210,19 @@ class Gateway:
 
 
 def sign_in_page() -> bytes:
-    """The console's sign-in page: HTML with status 200, on a host that is not Studio's."""
+    """Return the console's sign-in page: HTML with status 200, on a host that is not Studio's."""
     return response(200, _HTML.format("Sign in to the console"))
 
 
 class SignIn:
-    """The console's sign-in host, whose name differs from that of every door."""
+    """The console's sign-in host. Its name differs from that of every gateway."""
 
     def __init__(self) -> None:
         self.listener = Listener(self._serve)
 
     @property
     def url(self) -> str:
-        """Where clients without a login are sent."""
+        """The URL to which clients without a login are redirected."""
         return f"http://localhost:{self.listener.port}/signin"
 
     async def _serve(self, stream: Stream) -> None:

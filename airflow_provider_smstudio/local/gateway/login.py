@@ -1,4 +1,4 @@
-"""Login links, logins and everything secret that was ever handed out."""
+"""Login links, logins, and every secret that the local Studio has issued."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
-# Name known from front-end code of Studio; the real cookie's flags are unknown.
+# The name is known from front-end code of Studio. The flags of the real cookie are unknown.
 COOKIE = "StudioSessionToken"
 
 
 @dataclass
 class LoginLink:
-    """A login link that was handed out."""
+    """A login link that was issued."""
 
     door: str
     landing: str
@@ -27,7 +27,7 @@ class LoginLink:
 
 @dataclass
 class Login:
-    """A login that a link led to."""
+    """A login that a link has created."""
 
     door: str
     deadline: float
@@ -35,7 +35,7 @@ class Login:
 
 @dataclass
 class Logins:
-    """Every link and login of one local Studio; times are ``time.monotonic`` seconds."""
+    """Every link and login of one local Studio. Times are ``time.monotonic`` seconds."""
 
     user_profile_name: str
     links: dict[str, LoginLink] = field(default_factory=dict)
@@ -44,24 +44,24 @@ class Logins:
     _key: bytes = field(default_factory=lambda: secrets.token_bytes(32))
 
     def remember(self, secret: str) -> None:
-        """Note a value that must never turn up in a log."""
+        """Remember a value that must never appear in a log."""
         if secret:
             self.handed_out[secret] = None
 
     def remember_cookie(self, set_cookie: str) -> None:
-        """Note the value of a cookie that the server behind the door set."""
+        """Remember the value of a cookie that the Jupyter server has set."""
         self.remember(set_cookie.partition(";")[0].partition("=")[2].strip('"'))
 
     def new_link(self, link: LoginLink, claims: dict[str, object]) -> str:
-        """Register a link; return its token: a JWT of about 4 kB, as seen."""
+        """Register a link and return its token: a JWT of about 4 kB, as seen on AWS."""
         now = int(time.time())
         payload = {
-            # First, so that the token's beginning is unlike that of any other token.
+            # This comes first, so that each token starts differently.
             "cipherText": secrets.token_urlsafe(900),
             "fasCredentials": secrets.token_urlsafe(1200),
             "identityId": secrets.token_hex(16),
             **claims,
-            # As seen: the life of the login, not that of the link.
+            # As seen on AWS: when the login expires, not when the link expires.
             "exp": now + int(link.login_seconds),
             "iat": now,
         }
@@ -74,7 +74,7 @@ class Logins:
         return token
 
     def redeem(self, token: str, door: str, *, single_use: bool) -> tuple[str, LoginLink] | None:
-        """Log in with a link's token at a door; None if the link is unknown, expired or used up."""
+        """Log in with a link's token at a gateway. Return None if the link is unknown, expired or already used."""
         link = self.links.get(token)
         if link is None or link.door != door or time.monotonic() > link.deadline or (single_use and link.used):
             return None
@@ -85,7 +85,7 @@ class Logins:
         return cookie, link
 
     def find(self, cookie_header: str, door: str) -> str | None:
-        """The valid login among a request's cookies."""
+        """Return the valid login among a request's cookies; None if there is none."""
         for pair in cookie_header.split(";"):
             name, _, value = pair.strip().partition("=")
             login = self.logins.get(value) if name == COOKIE else None
@@ -94,7 +94,7 @@ class Logins:
         return None
 
     def cookies(self, cookie: str) -> list[tuple[str, str]]:
-        """The ``Set-Cookie`` fields of a fresh login; without ``Secure``, as this is plain HTTP."""
+        """Return the ``Set-Cookie`` fields of a new login; without ``Secure``, because this is plain HTTP."""
         expiry = int((time.time() + self.logins[cookie].deadline - time.monotonic()) * 1000)
         return [
             ("Set-Cookie", f"{COOKIE}={cookie}; Path=/; HttpOnly; SameSite=Lax"),

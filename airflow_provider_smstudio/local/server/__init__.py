@@ -1,1 +1,1 @@
-"""The Jupyter servers behind the gateway, and the apps that they are."""
+"""The Jupyter servers behind the gateway, and the apps that they belong to."""

@@ -1,4 +1,4 @@
-"""The life of a Studio app: records that stay visible, and the server that starts and stops with them."""
+"""The life of a Studio app: records that stay visible, and the server that starts and stops with the app."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from airflow_provider_smstudio.local.server.jupyter import JupyterProcess, ServerStartError
 from airflow_provider_smstudio.local.switches import Switches
 
-# Seen in service responses when a server died under its app.
+# Seen in responses from AWS after an app's server had ended unexpectedly.
 _STOPPED_TEXT = "The {type} app {name} encountered a problem and was stopped."
 ALIVE = ("Pending", "InService", "Deleting")
 
 
 @dataclass
 class AppRecord:
-    """What the control plane knows of an app."""
+    """The data of an app in the control plane."""
 
     app_type: str
     app_name: str
@@ -33,7 +33,7 @@ class AppRecord:
     tags: dict[str, str] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
-        """The fields that ListApps shows, and DescribeApp too."""
+        """Return the fields that both ListApps and DescribeApp show."""
         shown: dict[str, Any] = {
             self.owner_key: self.owner,
             "AppType": self.app_type,
@@ -49,9 +49,9 @@ class AppRecord:
 class AppLifecycle:
     """The one app named ``default`` of a space (JupyterLab) or of a user profile (Classic's JupyterServer).
 
-    Only touched from the event loop's thread.
+    Only the event loop's thread uses it.
 
-    :param new_server: makes the (not yet started) server process of the app.
+    :param new_server: creates the server process of the app, not yet started.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class AppLifecycle:
 
     @property
     def is_classic(self) -> bool:
-        """Whether this is Classic's JupyterServer."""
+        """Whether this is the JupyterServer app of Studio Classic."""
         return self.app_type == "JupyterServer"
 
     @property
@@ -91,13 +91,13 @@ class AppLifecycle:
 
     @property
     def port(self) -> int | None:
-        """The server's port, while the app is InService and its server lives."""
+        """The server's port while the app is InService and its server is running; else None."""
         if self.status == "InService" and self.server is not None:
             return self.server.port
         return None
 
     def put_record(self, status: str, reason: str | None = None, spec: dict[str, Any] | None = None) -> AppRecord:
-        """Begin a new record in the given status."""
+        """Create a new record with the given status, and return it."""
         self.record = AppRecord(
             self.app_type,
             self.app_name,
@@ -110,16 +110,16 @@ class AppLifecycle:
         return self.record
 
     def start_if_stopped(self) -> None:
-        """What a login at Classic does."""
+        """Start the app if it is stopped, as a login to Studio Classic does."""
         if self.status not in ALIVE:
             self.create(None)
 
     def create(
         self, spec: dict[str, Any] | None, recovery_mode: bool | None = None, delay: float | None = None
     ) -> AppRecord:
-        """Begin to start the app; it becomes InService or Failed by itself.
+        """Begin to start the app. It becomes InService or Failed by itself.
 
-        :param delay: seconds to stay Pending, at least; None: what the switch says.
+        :param delay: the shortest time that it stays Pending, in seconds; None: the value of ``app_start_delay``.
         """
         self.starts += 1
         record = self.put_record("Pending", spec=spec)
@@ -128,15 +128,15 @@ class AppLifecycle:
         return record
 
     def delete(self) -> None:
-        """Begin to stop the app; it becomes Deleted by itself."""
+        """Begin to stop the app. It becomes Deleted by itself."""
         assert self.record is not None  # noqa: S101  # the caller has found it
         self.record.status = "Deleting"
         self._begin(self._stop(self.record))
 
     async def restart_server(self) -> None:
-        """Kill the app's server and start another one, the app staying InService meanwhile.
+        """Kill the app's server and start a new one. The app stays InService during this time.
 
-        :raises RuntimeError: the app is not InService, or became Failed with the new server.
+        :raises RuntimeError: if the app is not InService, or if the new server did not start.
         """
         record = self.record
         if record is None or record.status != "InService":
@@ -147,7 +147,7 @@ class AppLifecycle:
             raise RuntimeError(f"the app's server did not start again: {record.failure_reason}")
 
     async def fail(self, reason: str) -> None:
-        """Make the app Failed now, and its server gone."""
+        """Kill the app's server and set the app to Failed, at once."""
         await self._cancel_job()
         await self._kill_server()
         if self.record is None:
@@ -162,7 +162,7 @@ class AppLifecycle:
             await asyncio.wait({self._job})
 
     async def shutdown(self) -> None:
-        """Kill whatever runs; for the end of the local Studio."""
+        """Kill the server and cancel a start or stop, for the end of the local Studio."""
         await self._cancel_job()
         await self._kill_server()
 
@@ -188,7 +188,7 @@ class AppLifecycle:
         await self._started(record, failure)
 
     def _no_capacity(self, record: AppRecord) -> str | None:
-        """The reason, as seen, why there is no such instance now."""
+        """Return the FailureReason (as seen on AWS) if the instance type has no capacity; else None."""
         wanted = record.resource_spec.get("InstanceType", "")
         if wanted not in self.switches.no_capacity:
             return None
@@ -202,7 +202,7 @@ class AppLifecycle:
         await self._started(record, await self._start_server())
 
     async def _start_server(self) -> str | None:
-        """Start a new server; return why it failed, if so."""
+        """Start a new server. Return the reason if it failed, else None."""
         self.server = self._new_server()
         self.server_log = self.server.log_path
         try:

@@ -1,4 +1,4 @@
-"""Classic as seen from this process: the files through which it and its Jupyter server know of each other."""
+"""The files through which this process and the Jupyter server of Studio Classic exchange data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ configure(c, {folder!r})
 
 
 class ClassicBridge:
-    """Writes what the Classic server needs to know, reads what it tells.
+    """Writes the data that the Classic server needs, and reads the data that it writes.
 
     :param folder: private folder for the exchanged files.
     """
@@ -37,7 +37,7 @@ class ClassicBridge:
         self._switches = switches
 
     def prepare(self) -> str:
-        """Write the files for a new server; return what its configuration must hold."""
+        """Write the files for a new server. Return the text that its configuration must contain."""
         self._folder.mkdir(exist_ok=True)
         (self._folder / "apps.json").unlink(missing_ok=True)
         settings = [image.settings(self._region) for image in self._images]
@@ -47,13 +47,13 @@ class ClassicBridge:
         return _CONFIG.format(package_root=_PACKAGE_ROOT, folder=str(self._folder))
 
     def _write_switches(self) -> None:
-        # Under a name of its own, then moved: the server never reads half a file.
+        # The file is written under another name and then moved, so that the server never reads half a file.
         new = self._folder / f"switches-{secrets.token_hex(4)}"
         new.write_text(json.dumps(asdict(self._switches)))
         new.replace(self._folder / "switches.json")
 
     def records(self, owner: str) -> list[AppRecord]:
-        """The KernelGateway apps that the server told of."""
+        """Return the KernelGateway apps that the server has reported."""
         path = self._folder / "apps.json"
         if not path.exists():
             return []
@@ -71,7 +71,7 @@ class ClassicBridge:
         ]
 
     async def delete_app(self, port: int, base: str, name: str) -> None:
-        """Delete a KernelGateway app, as the control plane."""
+        """Delete a KernelGateway app, as the control plane does."""
         xsrf = secrets.token_hex(16)
         fields = [("Cookie", f"_xsrf={xsrf}"), ("X-XSRFToken", xsrf)]
         await fetch(port, "DELETE", f"{base}/sagemaker/api/apps/{name}", fields)

@@ -1,4 +1,4 @@
-"""Image accounts and the images that a Classic domain offers."""
+"""The accounts of images, and the images that a Classic domain offers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 SEPARATOR = "__SAGEMAKER_INTERNAL__"
 
-# Public tables: account of the first-party images, account of SageMaker Distribution.
+# From public tables: the account of the first-party images, and the account of SageMaker Distribution.
 _ACCOUNTS = {
     "us-east-1": ("081325390199", "885854791233"),
     "us-east-2": ("429704687514", "137914896644"),
@@ -29,7 +29,7 @@ _OWN_ACCOUNT = "123456789012"
 
 
 def distribution_arn(region: str) -> str:
-    """The ARN of SageMaker Distribution's CPU image, the usual image of a space."""
+    """Return the ARN of SageMaker Distribution's CPU image, the usual image of a space."""
     account = _ACCOUNTS.get(region, _ACCOUNTS["us-east-1"])[1]
     return f"arn:aws:sagemaker:{region}:{account}:image/sagemaker-distribution-cpu"
 
@@ -40,9 +40,9 @@ class ClassicImage:
 
     :param resource: the end of its ARN: ``image/<name>`` for first-party images, ``image-version/<name>/<n>``
         for custom ones.
-    :param display_name: the image's name for people.
+    :param display_name: the image's name in the user interface.
     :param custom: whether the image belongs to the domain's own account.
-    :param instance_type: instance type when the client names none.
+    :param instance_type: the instance type if the client requests none.
     """
 
     resource: str
@@ -55,16 +55,16 @@ class ClassicImage:
     instance_type: str = "ml.t3.medium"
 
     def arn(self, region: str) -> str:
-        """The image's ARN in a region."""
+        """Return the image's ARN in a region."""
         account = _OWN_ACCOUNT if self.custom else _ACCOUNTS.get(region, _ACCOUNTS["us-east-1"])[0]
         return f"arn:aws:sagemaker:{region}:{account}:{self.resource}"
 
     def kernel_name(self, region: str) -> str:
-        """The kernelspec's name in a region, as notebooks of Classic hold it."""
+        """Return the kernelspec's name in a region, as notebooks of Classic store it."""
         return f"{self.kernel}{SEPARATOR}{self.arn(region)}"
 
     def settings(self, region: str) -> dict[str, Any]:
-        """What the Classic server is told of the image."""
+        """Return the data about the image that the Classic server needs."""
         return {**asdict(self), "arn": self.arn(region), "name": self.kernel_name(region)}
 
 

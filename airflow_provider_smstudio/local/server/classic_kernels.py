@@ -1,6 +1,7 @@
-"""Loaded inside Classic's Jupyter server: kernels that live in KernelGateway apps.
+"""Kernels in KernelGateway apps. The Jupyter server of Studio Classic loads this module.
 
-As Classic's own server did it: a kernelspec manager and a kernel manager of other classes, and one more handler.
+It works as Classic's own server did: other classes for the kernelspec manager and the kernel manager, and another
+handler.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from jupyter_server.utils import url_path_join
 from tornado import web
 
 _MODULE = "airflow_provider_smstudio.local.server.classic_kernels"
-# What the server's own requests to kernels look like: their ids end in its process id and a count.
+# Recognizes the server's own requests to kernels: their IDs end with its process ID and a number.
 _OWN_REQUEST = re.compile(rf"_{os.getpid()}_\d+$")
 
 
 @dataclass
 class KernelApp:
-    """A KernelGateway app: one image on one instance type, home of any number of kernels."""
+    """A KernelGateway app: one image on one instance type, with any number of kernels."""
 
     app_name: str
     environment_arn: str
@@ -42,9 +43,9 @@ class KernelApp:
 
 
 class Shared:
-    """What all the classes here share; the server makes their objects, so it is set on the class.
+    """The data that all classes here share. It is set on the class, because the server creates their objects.
 
-    Images, switches and apps are exchanged with the local Studio's own process through files.
+    The server and the local Studio's own process exchange images, switches and apps through files.
     """
 
     folder = Path()
@@ -54,19 +55,19 @@ class Shared:
 
     @classmethod
     def switch(cls, name: str) -> Any:
-        """A switch's present value."""
+        """Return the current value of a switch."""
         return json.loads((cls.folder / "switches.json").read_text())[name]
 
     @classmethod
     def tell(cls) -> None:
-        """Tell the control plane of the apps."""
+        """Report the apps to the control plane."""
         new = cls.folder / "apps.json.new"
         new.write_text(json.dumps([asdict(app) for app in cls.apps]))
         new.replace(cls.folder / "apps.json")
 
     @classmethod
     async def ensure_app(cls, environment_arn: str, instance_type: str) -> KernelApp:
-        """The running app for an image and an instance type, started if need be; waits until InService."""
+        """Return the app for an image and an instance type. Start it if necessary, and wait until InService."""
         for app in cls.apps:
             same = (app.environment_arn, app.instance_type) == (environment_arn, instance_type)
             if same and app.status in ("Pending", "InService"):
@@ -77,7 +78,7 @@ class Shared:
             cls.apps.append(app)
             cls.starting[app.app_name] = asyncio.create_task(cls._start(app))
         await asyncio.shield(cls.starting[app.app_name])
-        if app.status != "InService":  # somebody deleted it meanwhile; what Classic answered then is unknown
+        if app.status != "InService":  # it was deleted during the wait; Classic's own answer is unknown
             raise web.HTTPError(500, f"KernelGateway app {app.app_name} is {app.status}")
         return app
 
@@ -91,7 +92,7 @@ class Shared:
 
     @classmethod
     def delete_app(cls, app: KernelApp) -> None:
-        """Let an app go; it stays listed as Deleting for as long as the switch says."""
+        """Delete an app. It stays listed as Deleting for the time of ``app_delete_delay``."""
         app.status = "Deleting"
         delay = cls.switch("app_delete_delay")
         if delay > 0:
@@ -107,21 +108,21 @@ class Shared:
 
 
 def _app_name(environment_arn: str, instance_type: str) -> str:
-    """Such as ``datascience-1-0-ml-t3-medium-`` and 28 hexadecimal digits, within 63 characters."""
+    """Return a name such as ``datascience-1-0-ml-t3-medium-`` and 28 hexadecimal digits: at most 63 characters."""
     image = re.sub(r"\W", "-", environment_arn.partition("/")[2])
     tail = f"-{re.sub(r'[^a-z0-9]', '-', instance_type)}-{secrets.token_hex(14)}"
     return image[: 63 - len(tail)].rstrip("-") + tail
 
 
 class StudioKernelSpecManager(KernelSpecManager):
-    """One kernelspec per image, and no other."""
+    """Provides one kernelspec per image, and no other."""
 
     def find_kernel_specs(self) -> dict[str, str]:
-        """Names and (empty) resource folders."""
+        """Return the names and the (empty) resource folders."""
         return dict.fromkeys(Shared.images, "")
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
-        """The spec that really starts a kernel: ipykernel of this environment, whatever the image."""
+        """Return the spec that really starts a kernel. For each image it is ipykernel of this environment."""
         image = Shared.images.get(kernel_name)
         if image is None:
             raise NoSuchKernel(kernel_name)
@@ -130,7 +131,7 @@ class StudioKernelSpecManager(KernelSpecManager):
         return KernelSpec(**{**shown, "argv": argv})
 
     def get_all_specs(self) -> dict[str, Any]:
-        """The models of the REST API, as seen in Classic."""
+        """Return the models of the REST API, as seen in Classic."""
         return {
             name: {
                 "name": name,
@@ -159,12 +160,12 @@ class StudioKernelSpecManager(KernelSpecManager):
 
 
 class StudioKernelManager(AsyncMappingKernelManager):
-    """Kernels that belong to apps."""
+    """Starts kernels that belong to apps."""
 
     app_of: dict[str, KernelApp] = {}
 
     def start_kernel(self, *args: Any, **kwargs: Any) -> Any:
-        """Start a kernel, after the app that it needs."""
+        """Start the app that a kernel needs, and then the kernel."""
         return self._start_in_app(super().start_kernel, *args, **kwargs)
 
     async def _start_in_app(self, start: Any, *args: Any, **kwargs: Any) -> str:
@@ -178,7 +179,7 @@ class StudioKernelManager(AsyncMappingKernelManager):
         return kernel_id
 
     def kernel_model(self, kernel_id: str) -> dict[str, Any]:
-        """The REST model; in Classic its state and its connections never changed."""
+        """Return the REST model. In Classic its state and its number of connections never changed."""
         stock: Any = super()
         model = stock.kernel_model(kernel_id)
         app = self.app_of[kernel_id]
@@ -192,7 +193,7 @@ class StudioKernelManager(AsyncMappingKernelManager):
 
 
 def _asked_instance_type() -> str | None:
-    """``instance_type`` in the body of the request that is being served, which stock handlers ignore."""
+    """Return ``instance_type`` from the body of the current request. Stock handlers ignore it."""
     handler = CallContext.get(CallContext.JUPYTER_HANDLER)
     body = handler.get_json_body() if handler is not None else None
     if not isinstance(body, dict):
@@ -202,7 +203,7 @@ def _asked_instance_type() -> str | None:
 
 
 class StudioWebsocket(ZMQChannelsWebsocketConnection):
-    """The channels as Classic's clients saw them."""
+    """The kernel websocket, as clients of Classic saw it."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -210,7 +211,7 @@ class StudioWebsocket(ZMQChannelsWebsocketConnection):
         self._bare_nudges = Shared.switch("classic_bare_nudges")
 
     def _on_zmq_reply(self, stream: Any, msg_list: Any) -> None:
-        """Pass a message on: a dict for JSON clients, the message's parts for v1 clients."""
+        """Send a message to the client: a dict for JSON clients, the message's parts for v1 clients."""
         stock: Any = super()
         is_json = isinstance(msg_list, dict)
         header = stock.get_part("header", msg_list["header"] if is_json else None, msg_list)
@@ -238,7 +239,7 @@ class AppHandler(APIHandler):
 
     @web.authenticated
     async def delete(self, app_name: str) -> None:
-        """Delete the app and with it its kernels."""
+        """Delete the app and its kernels."""
         manager: Any = self.kernel_manager
         for app in Shared.apps:
             if app.app_name == app_name and app.status in ("Pending", "InService"):
@@ -254,7 +255,7 @@ class AppHandler(APIHandler):
 
 
 def configure(c: Any, folder: str) -> None:
-    """Make the server a Classic one; called from its configuration file."""
+    """Configure the server as a Classic server. Its configuration file calls this."""
     Shared.folder = Path(folder)
     images = json.loads((Shared.folder / "images.json").read_text())
     Shared.images = {image["name"]: image for image in images}

@@ -1,4 +1,4 @@
-"""Studio's idle shutdown: it asks the app's server since when nothing has happened there."""
+"""Studio's idle shutdown: it asks the app's server for the time of its last activity."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _ANSWER_SECONDS = 10.0
 
 
 class IdleShutdown:
-    """Stops an app that has been idle for longer than the switch ``idle_timeout`` says.
+    """Stops an app that is idle for longer than the switch ``idle_timeout`` allows.
 
-    The server's ``/api/idle`` tells the time of the last activity: that of the kernels of *sessions*, of
-    terminals, and nothing else; not even a busy kernel counts as long as it prints nothing. The app is given
-    the whole time anew when it starts and when the switch is set.
+    The server's ``/api/idle`` reports the time of the last activity. Only the kernels of *sessions*, and
+    terminals, count. Even a busy kernel does not count while it prints nothing. The time starts again when the app
+    starts and when the switch is set.
     """
 
     def __init__(self, slot: AppLifecycle, switches: Switches) -> None:
@@ -53,6 +53,6 @@ class IdleShutdown:
             return False
         if status != 200 or self._slot.port != port:
             return False
-        # The time ends in a small "z", which strptime does not know.
+        # The time ends with a lower-case "z", which strptime does not accept.
         active = datetime.strptime(told["lastActiveTimestamp"].upper(), _FORMAT).timestamp()
         return time.time() - max(active, self._since) > timeout

@@ -1,4 +1,4 @@
-"""What the extension by AWS tells of a space's instance: here, of this machine."""
+"""The metrics that AWS's extension reports about a space's instance. Here they describe this machine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import psutil
 from airflow_provider_smstudio.local.transport.http import response
 
 PATH = "/aws/sagemaker/api/instance/metrics"
-"""Where it is served, below the server's base."""
+"""The path of the metrics, below the server's base path."""
 
 
 def metrics(memory_percent: float | None) -> dict[str, Any]:
-    """Return the numbers of this machine.
+    """Return the metrics of this machine.
 
-    :param memory_percent: how much of the memory shall be in use, 0 to 100; None: as much as is.
+    :param memory_percent: the memory in use to report, 0 to 100 percent; None: the real value.
     """
     memory, disk = psutil.virtual_memory(), shutil.disk_usage("/")
     used, percent = memory.used, memory.percent
@@ -37,5 +37,5 @@ def metrics(memory_percent: float | None) -> dict[str, Any]:
 
 
 def metrics_answer(memory_percent: float | None) -> bytes:
-    """Return the answer to a GET."""
+    """Return the response to a GET request."""
     return response(200, json.dumps(metrics(memory_percent)), "application/json")

@@ -1,4 +1,4 @@
-"""Real ``jupyter lab`` processes, started with the command line of SageMaker Distribution's images."""
+"""Real ``jupyter lab`` processes, started with the command line of the images of SageMaker Distribution."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from airflow_provider_smstudio.local.transport.http import HttpError, fetch
 __all__ = ["JupyterMissingError", "JupyterProcess", "Layout", "ServerStartError"]
 
 START_TIMEOUT = 60.0
-# The first start of an image's environment compiles thousands of modules.
+# The first start in an image's environment compiles thousands of modules.
 FOREIGN_START_TIMEOUT = 120.0
-# A port that was free can be taken before the server asks for it, also by a connection that somebody makes.
+# Another process can take a free port before the server opens it, even only for an outgoing connection.
 _PORTS_TRIED = 3
 _ANSWER_TIMEOUT = 5.0
 
@@ -38,9 +38,9 @@ c.FileContentsManager.always_delete_dir = True
 c.ContentsManager.allow_hidden = True
 """
 
-# Ports for kernels below those that the system gives to connections. jupyter_client finds a port free and the
-# kernel asks for it a second later: where tests make many connections, one of them has it by then, and the kernel
-# ends, or lives on and never answers (ipykernel 7.3 without its iopub port, measured).
+# Use kernel ports below those that the system gives to connections. jupyter_client chooses a free port, and the
+# kernel opens it a second later. If tests make many connections, one of them may have the port by then. The kernel
+# then ends, or continues and never answers (measured: ipykernel 7.3 without its iopub port).
 _KERNEL_PORTS = """\
 import random
 import socket
@@ -61,8 +61,9 @@ def find_available_port(self, ip):
 LocalPortCache.find_available_port = find_available_port
 """
 
-# Asked for by an argument in the image. With the packages on PyPI the class is of the wrong kind, and the server
-# would not start, from 2.0 on; and what is in the image's /opt/db is here in a folder of our own.
+# An image requests this store by an argument. Here it depends on the class: from 2.0 on, the packages on PyPI have
+# a class of the wrong type, and the server would not start. An image keeps the database in /opt/db. Here it is in
+# our own folder.
 _SHARED_STORE = """\
 try:
     from sagemaker_jupyterlab_extension_common.ydoc_override.ydoc import MySQLiteYStore
@@ -77,22 +78,22 @@ except ImportError:
     pass
 """
 
-# A Studio is another machine: its kernels see nothing of the test run, of Airflow or of another Studio.
+# A Studio is another machine, so its kernels must not see the test run, Airflow or another Studio.
 _DROPPED_PREFIXES = ("AIRFLOW", "AWS_ENDPOINT_URL", "JPY_", "JUPYTER", "PYTEST_", "SMSTUDIO_", "_AIRFLOW")
 _DROPPED = ("IPYTHONDIR", "PYTHONWARNINGS", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONUNBUFFERED", "FORCE_COLOR")
 
 
 class ServerStartError(RuntimeError):
-    """The Jupyter server ended or did not answer in time."""
+    """The Jupyter server has ended, or did not answer in time."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a local Studio keeps its files.
+    """The folders in which a local Studio keeps its files.
 
-    :param root: private folder, removed at the end.
+    :param root: the private folder, removed at the end.
     :param home: the Studio home: the server's root and the kernels' home directory.
-    :param remove: folder to remove if this process dies without cleaning up; None: nothing.
+    :param remove: the folder to remove if this process ends without cleaning up; None: no folder.
     """
 
     root: Path
@@ -100,17 +101,17 @@ class Layout:
     remove: Path | None = None
 
     def make(self) -> None:
-        """Create the folders and the server's configuration."""
+        """Create the folders."""
         for name in ("config", "data", "runtime", "ipython", "xdg"):
             (self.root / name).mkdir(parents=True, exist_ok=True)
         self.home.mkdir(parents=True, exist_ok=True)
 
     def connection_file(self, kernel_id: str) -> Path:
-        """The file that a kernel's process is started with."""
+        """Return the connection file with which a kernel's process is started."""
         return self.root / "runtime" / f"kernel-{kernel_id}.json"
 
     def environment(self, app_type: str, python: ServerPython, setup: Setup) -> dict[str, str]:
-        """The environment of the server and so of its kernels: this process's, minus what is ours."""
+        """Return the environment of the server and its kernels, without the variables of Airflow and of tests."""
         env = {
             name: value
             for name, value in os.environ.items()
@@ -118,8 +119,8 @@ class Layout:
         }
         cache = env.get("XDG_CACHE_HOME") or str(Path("~/.cache").expanduser())
         env.update(
-            # As in Studio, the kernels' home directory is the Studio home. Caches stay where they were:
-            # building matplotlib's takes many seconds.
+            # As in Studio, the kernels' home directory is the Studio home. The cache folder does not change,
+            # because matplotlib needs many seconds to build its cache.
             HOME=str(self.home),
             XDG_CACHE_HOME=cache,
             XDG_CONFIG_HOME=str(self.root / "xdg"),
@@ -127,9 +128,9 @@ class Layout:
             JUPYTER_DATA_DIR=str(self.root / "data"),
             JUPYTER_RUNTIME_DIR=str(self.root / "runtime"),
             IPYTHONDIR=str(self.root / "ipython"),
-            # A server extension asks npm about itself, which would leave a folder in the home.
+            # A server extension calls npm, which would create a folder in the home.
             npm_config_cache=str(self.root / "npm"),
-            # SageMaker's extensions would make /var/log/studio.
+            # SageMaker's extensions would create /var/log/studio.
             SAGEMAKER_LOG_FILE=str(self.root / "studio-logs" / "log"),
             SAGEMAKER_APP_TYPE_LOWERCASE=app_type.lower(),
             **setup.environment,
@@ -138,10 +139,11 @@ class Layout:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody else gets for the next minute.
+    """Return a port of the loopback interface that no other process gets for the next minute.
 
-    A connection is made and closed from this side: the port stays in TIME_WAIT, where the system gives it to
-    nobody who asks for any port while a server that asks for this one can have it.
+    This function opens a connection to the port, and closes it on the port's side first. The port then stays in
+    TIME_WAIT: the system does not choose it for a process that requests any free port. A server that requests this
+    port can still have it.
     """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
@@ -155,9 +157,9 @@ def free_port() -> int:
 class JupyterProcess:
     """One server process with its kernels.
 
-    :param python: what it and its kernels run under.
-    :param setup: what is special to its kind of space.
-    :param config: what to add to the server's configuration file.
+    :param python: the interpreter for the server and its kernels.
+    :param setup: the settings of its kind of space.
+    :param config: text to add to the server's configuration file.
     :param args: arguments to add to the command line.
     """
 
@@ -184,7 +186,7 @@ class JupyterProcess:
 
     @property
     def url(self) -> str:
-        """The server's own URL with its base path. It asks for no login."""
+        """The server's own URL with its base path. It needs no login."""
         return f"http://127.0.0.1:{self.port}{self.base}"
 
     def _argv(self) -> list[str]:
@@ -192,7 +194,7 @@ class JupyterProcess:
             *(self._python.command, "-m", "jupyterlab"),
             *("--ip", "127.0.0.1", "--port", str(self.port), "--ServerApp.port_retries=0", "--no-browser"),
             *(f"--ServerApp.base_url={self.base}", "--ServerApp.token=", "--ServerApp.allow_origin=*"),
-            # With SageMaker's "--ip 0.0.0.0" this is the default.
+            # On SageMaker this is the default, because of its "--ip 0.0.0.0".
             "--ServerApp.allow_remote_access=True",
             f"--ServerApp.root_dir={self._layout.home}",
         ]
@@ -214,9 +216,9 @@ class JupyterProcess:
             (root / "config" / "labconfig" / "page_config.json").write_text(json.dumps(page))
 
     async def start(self) -> None:
-        """Start the process and wait until it answers; on another port when somebody has taken this one.
+        """Start the process and wait until it answers. Try another port if another process has taken this one.
 
-        :raises ServerStartError: with the end of its log.
+        :raises ServerStartError: if it does not start; the message contains the end of its log.
         """
         self._write_config()
         for _ in range(_PORTS_TRIED - 1):
@@ -244,7 +246,7 @@ class JupyterProcess:
                 stderr=log,
                 cwd=self._layout.home,
                 env=self._layout.environment(self._app_type, self._python, self._setup),
-                # Ctrl-C in a terminal must reach this process only; it then ends the server.
+                # Ctrl-C in a terminal must reach this process only, which then ends the server.
                 start_new_session=True,
             )
         patience = FOREIGN_START_TIMEOUT if self._python.foreign else START_TIMEOUT
@@ -258,7 +260,7 @@ class JupyterProcess:
 
     async def _answers(self) -> bool:
         try:
-            # Whoever else has the port may never answer.
+            # Another process on this port may never answer.
             asked = fetch(self.port, "GET", f"{self.base}/api/status")
             status, _ = await asyncio.wait_for(asked, _ANSWER_TIMEOUT)
         except (OSError, HttpError, asyncio.IncompleteReadError, asyncio.TimeoutError):
@@ -274,7 +276,7 @@ class JupyterProcess:
             await asyncio.sleep(0.1)
 
     async def stop(self) -> None:
-        """End the server as a container's end does: SIGTERM, and SIGKILL to what is left after a while."""
+        """Stop the server like the end of a container: SIGTERM, and after a while SIGKILL to all that is left."""
         await self._end(b"stop\n")
 
     async def kill(self) -> None:
@@ -289,7 +291,7 @@ class JupyterProcess:
         with contextlib.suppress(OSError, ValueError):
             process.stdin.write(command)
             process.stdin.flush()
-        # Polled, because thread pools are already closed when this runs at the interpreter's exit.
+        # This polls, because thread pools are already closed when it runs at the interpreter's exit.
         while process.poll() is None:
             await asyncio.sleep(0.01)
         with contextlib.suppress(OSError):

@@ -8,17 +8,17 @@ from pathlib import Path
 
 
 def kernel_pid(connection_file: Path) -> int:
-    """The process that was started with a kernel's connection file.
+    """Return the ID of the process that was started with a kernel's connection file.
 
-    Children that the kernel forked have the same command line; the eldest is meant.
+    Children that the kernel has forked have the same command line. Return the oldest process, which is the kernel.
 
-    :raises LookupError: when no such process runs.
+    :raises LookupError: if no such process is running.
     """
     wanted = os.fsencode(connection_file)
     found: dict[int, int] = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
-            # Processes come and go meanwhile.
+            # Processes may start and end during the loop.
             with contextlib.suppress(OSError):
                 if wanted in Path(f"/proc/{name}/cmdline").read_bytes():
                     found[int(name)] = _parent(name)
@@ -29,5 +29,5 @@ def kernel_pid(connection_file: Path) -> int:
 
 
 def _parent(pid: str) -> int:
-    # The command's name, in brackets, may hold anything: fields are counted after it.
+    # The command's name, in brackets, may contain anything, so the fields are counted after it.
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -1,4 +1,4 @@
-"""The interpreter whose environment the Jupyter server and its kernels come from."""
+"""The interpreter for the Jupyter server and its kernels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from airflow_provider_smstudio.local.server.space_kinds import PACKAGES
 
 IMAGE_FILE = "smstudio-image.txt"
-"""In an environment's folder: one line, the version of the image of SageMaker Distribution that it is like."""
+"""A file in an environment's folder, with one line: the version of the SageMaker Distribution image it is like."""
 
 _NEEDED = ("jupyterlab", "ipykernel")
 _PROBE_TIMEOUT = 60.0
@@ -32,7 +32,8 @@ for name in names:
 missing = [name for name in needed if importlib.util.find_spec(name) is None]
 print(json.dumps({"prefix": sys.prefix, "executable": sys.executable, "packages": packages, "missing": missing}))
 """
-# They lead an interpreter to packages of another one; the last has each start of a new environment compile it all.
+# These lead an interpreter to the packages of another one. With the last one, each start compiles all modules
+# again.
 _MISLEADING = (
     *("VIRTUAL_ENV", "VIRTUAL_ENV_PROMPT", "PYTHONHOME", "PYTHONPATH", "PYTHONEXECUTABLE", "PYTHONUSERBASE"),
     *("__PYVENV_LAUNCHER__", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONPLATLIBDIR", "PYTHONDONTWRITEBYTECODE"),
@@ -47,10 +48,10 @@ class JupyterMissingError(RuntimeError):
 class ServerPython:
     """An interpreter with JupyterLab and ipykernel.
 
-    :param command: what to start the server with.
+    :param command: the program that starts the server.
     :param bin: the folder of the environment's programs.
-    :param foreign: whether it is of another environment than this process.
-    :param packages: the versions of those of :data:`PACKAGES` that it has.
+    :param foreign: whether it belongs to another environment than this process.
+    :param packages: its packages of :data:`PACKAGES`, with their versions.
     :param image: the image's version, from :data:`IMAGE_FILE`; empty if there is none.
     """
 
@@ -61,13 +62,16 @@ class ServerPython:
     image: str
 
     def environment(self, env: Mapping[str, str]) -> dict[str, str]:
-        """Variables for a process of this interpreter: its programs come first, and none of this process's."""
+        """Return the variables for a process of this interpreter: its own programs come first in ``PATH``.
+
+        A foreign interpreter gets no programs and no Python settings of this process's environment.
+        """
         path = env.get("PATH", os.defpath).split(os.pathsep)
         if not self.foreign:
             return {**env, "PATH": os.pathsep.join([str(self.bin), *path])}
         own = {Path(env["VIRTUAL_ENV"], "bin")} if env.get("VIRTUAL_ENV") else set()
         if sys.prefix != sys.base_prefix:
-            # Not /usr/bin: that belongs to everybody.
+            # Only a virtual environment has a folder of its own: /usr/bin belongs to every environment.
             own.add(Path(sys.executable).parent)
         path = [folder for folder in path if Path(folder) not in own]
         kept = {name: value for name, value in env.items() if name not in _MISLEADING}
@@ -75,11 +79,11 @@ class ServerPython:
 
 
 def find_server_python(path: Path | str | None) -> ServerPython:
-    """Look at an interpreter.
+    """Check an interpreter and return what is known about it.
 
-    :param path: its file, in a virtual environment the one in ``bin``; None: this process's own.
-    :raises JupyterMissingError: it lacks JupyterLab or ipykernel.
-    :raises ValueError: it is no Python that can be started.
+    :param path: its file, in a virtual environment the one in ``bin``; None: the interpreter of this process.
+    :raises JupyterMissingError: if it lacks JupyterLab or ipykernel.
+    :raises ValueError: if it is not a Python that can be started.
     """
     if path is None:
         missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
@@ -90,7 +94,8 @@ def find_server_python(path: Path | str | None) -> ServerPython:
             )
         folder = Path(sys.executable).parent
         return ServerPython(sys.executable, folder, False, _own_packages(), _image(Path(sys.prefix)))
-    # Not resolved: a virtual environment's interpreter is a link, and knows its environment by where it lies.
+    # The path is not resolved: a virtual environment's interpreter is a link, and finds its environment by the
+    # path of the link.
     file = Path(os.path.abspath(Path(path).expanduser()))
     told = _ask(file)
     if told["missing"]:
@@ -120,7 +125,7 @@ def _ask(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise ValueError(f"server_python: there is no file {file}; {wanted}")
     if not file.is_file():
-        raise ValueError(f"server_python: {file} is no file; {wanted}")
+        raise ValueError(f"server_python: {file} is not a file; {wanted}")
     if not os.access(file, os.X_OK):
         raise ValueError(f"server_python: {file} is not executable; {wanted}")
     env = {name: value for name, value in os.environ.items() if name not in _MISLEADING}
@@ -142,7 +147,7 @@ def _ask(file: Path) -> dict[str, Any]:
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         said = getattr(error, "stderr", None) or str(error)
         why = str(said).strip().rpartition("\n")[2][:200]
-        raise ValueError(f"server_python: {file} is no Python that works ({why}); {wanted}") from error
+        raise ValueError(f"server_python: {file} is not a working Python ({why}); {wanted}") from error
     return told
 
 

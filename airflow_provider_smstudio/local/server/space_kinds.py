@@ -1,7 +1,7 @@
-"""What a space's start script switches on and off, by the kind of space and by what its image holds.
+"""The settings that a space's start script switches on and off, by the kind of space and by its image.
 
-Read from ``start-jupyter-server`` and the Dockerfiles in aws/sagemaker-distribution. A script knows its image;
-here the installed packages tell which script it was, and where they do not, the image's version.
+They come from ``start-jupyter-server`` and the Dockerfiles in aws/sagemaker-distribution. Each script belongs to
+one image. Here the installed packages identify the script. If they do not, the image's version does.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ PACKAGES = (
         "jupyter_server_mcp",
     ),
 )
-"""The packages that matter for the decision. All but SageMaker's have a server extension of the same name."""
+"""The packages that decide this. All except SageMaker's have a server extension of the same name."""
 
-# Not wanted in the local Studio unless a kind of space is asked for; a developer's environment may have them.
+# Switched off in the stock local Studio: a developer's environment may have them.
 _NOT_IN_STOCK = ("jupyter_ai", "jupyter_server_documents", "jupyter_collaboration", "jupyter_server_ydoc")
-# Of SageMaker Unified Studio: removed or switched off at the start of every other Studio.
+# Extensions of SageMaker Unified Studio. Every other Studio removes them or switches them off at its start.
 _UNIFIED_STUDIO = ("sagemaker_studio_jupyter_scheduler", "sagemaker_jupyter_server_extension")
 
 _COLLABORATION, _DOCPROVIDER = "@jupyter/collaboration-extension", "@jupyter/docprovider-extension"
 _CHAT, _DOCUMENTS = "jupyterlab-chat-extension", "@jupyter-ai-contrib/server-documents"
 
-# The first patch of a minor version whose script removes jupyter_server_documents. 4.5's does not.
+# For a minor version: the first patch whose script removes jupyter_server_documents. The script of 4.5 does not.
 _REMOVED_SINCE = {(4, 1): 9, (4, 2): 6, (4, 3): 3, (4, 4): 1}
 
 _IDENTITY = "sagemaker_jupyterlab_extension_common.identity.SagemakerIdentityProvider"
@@ -38,13 +38,13 @@ _IDENTITY = "sagemaker_jupyterlab_extension_common.identity.SagemakerIdentityPro
 
 @dataclass(frozen=True)
 class Setup:
-    """How a server is started beyond what every server gets.
+    """The settings for the start of a server, in addition to those of every server.
 
-    :param extensions: server extensions to switch on or off; what is not named stays as the packages have it.
-    :param lab_extensions: those of the page in the browser, likewise.
+    :param extensions: server extensions to switch on or off. The packages decide about all others.
+    :param lab_extensions: the same for the extensions of the JupyterLab page in the browser.
     :param args: arguments of the command line.
     :param environment: variables for the server and its kernels.
-    :param shared_store: whether SageMaker's store of shared documents is asked for.
+    :param shared_store: whether to use SageMaker's store of shared documents.
     """
 
     extensions: dict[str, bool] = field(default_factory=dict)
@@ -55,11 +55,12 @@ class Setup:
 
 
 def setup_of(kind: str, packages: Mapping[str, str], image: str = "") -> Setup:
-    """Decide how the server of a space starts.
+    """Return the settings for the start of a space's server.
 
     :param kind: one of :data:`SPACE_KINDS`.
-    :param packages: the versions of those of :data:`PACKAGES` that are installed.
-    :param image: the image's version, such as ``4.4.1``; empty: unknown. 4.4.0 and 4.4.1 differ by nothing else.
+    :param packages: the installed packages of :data:`PACKAGES`, with their versions.
+    :param image: the image's version, such as ``4.4.1``; empty if unknown. Only the version distinguishes 4.4.0
+        from 4.4.1.
     """
     check_kind(kind)
     if kind == "stock":
@@ -69,7 +70,7 @@ def setup_of(kind: str, packages: Mapping[str, str], image: str = "") -> Setup:
     if "jupyter_server_documents" in packages and _removes_documents(image):
         gone = ["jupyter_ai", "jupyter_server_documents", "jupyterlab_chat"]
         if not shared:
-            # The package manager takes along what only collaboration needs.
+            # The package manager also removes the packages that only collaboration needs.
             gone += ["jupyter_collaboration", "jupyter_server_ydoc", "jupyter_server_fileid"]
         extensions = {name: False for name in gone if name in packages}
         if shared and "jupyter_server_ydoc" in packages:
@@ -78,13 +79,13 @@ def setup_of(kind: str, packages: Mapping[str, str], image: str = "") -> Setup:
         extensions["jupyter_server_mcp"] = True
     if "sagemaker_studio_dataengineering_extensions" in packages:
         extensions |= dict.fromkeys(_UNIFIED_STUDIO, False)
-    # Of Amazon Q; switched off since 4.4.
+    # The extension of Amazon Q is switched off since 4.4.
     if "sagemaker_gen_ai_jupyterlab_extension" in packages and _number(packages, "jupyter_server_documents") >= (
         0,
         3,
     ):
         extensions["sagemaker_gen_ai_jupyterlab_extension"] = False
-    # Images before 1.7 have no collaboration, and their shared spaces are like private ones.
+    # Images before 1.7 have no collaboration: their shared spaces are like private ones.
     together = shared and "jupyter_collaboration" in packages
     args: tuple[str, ...] = ("--collaborative",) if together else ()
     known = together and "sagemaker_jupyterlab_extension_common" in packages
@@ -100,23 +101,23 @@ def setup_of(kind: str, packages: Mapping[str, str], image: str = "") -> Setup:
 
 
 def check_kind(kind: str) -> None:
-    """Raise :class:`ValueError` for what is no kind of space."""
+    """Raise :class:`ValueError` if this is not a kind of space."""
     if kind not in SPACE_KINDS:
         raise ValueError(f"space_kind must be one of {', '.join(SPACE_KINDS)}, not {kind!r}")
 
 
 def _lab_extensions(shared: bool, packages: Mapping[str, str], image: str) -> dict[str, bool]:
-    """What the page in the browser loads. The images of 3.1 to 3.4 differ in this from patch to patch."""
+    """Return the extensions that the page in the browser loads. Images 3.1 to 3.4 differ from patch to patch."""
     if "jupyter_collaboration" not in packages:
         return {}
     documents = _number(packages, "jupyter_server_documents")
     if not documents:
-        # v1 and v2 know no provider of documents of its own: 2.14 has the package, and removes it if shared.
+        # v1 and v2 have no document provider of its own: 2.14 has the package, and removes it in a shared space.
         own = _number(packages, "jupyter_collaboration") >= (3,)
         return {_COLLABORATION: shared, _DOCPROVIDER: shared and own}
     if _removes_documents(image):
         return {_COLLABORATION: shared, _DOCPROVIDER: shared, _CHAT: False, _DOCUMENTS: False}
-    # Since 0.3, in 4.4, documents are worked on together in a private space too.
+    # Since 0.3, in 4.4, several users can edit a document together in a private space as well.
     new = documents >= (0, 3)
     return {_COLLABORATION: shared or new, _DOCPROVIDER: new, _CHAT: not shared}
 
@@ -131,7 +132,7 @@ def _number(packages: Mapping[str, str], name: str) -> tuple[int, ...]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version: ``4.4.1`` is (4, 4, 1); empty for what begins with none."""
+    """Return the leading numbers of a version: ``4.4.1`` is (4, 4, 1). Empty if it does not start with one."""
     found = []
     for part in version.strip().removeprefix("v").split("."):
         if not part.isdecimal():

@@ -1,13 +1,14 @@
-"""Run one command and make sure that nothing of it outlives the starter.
+"""Run one command, and make sure that none of its processes outlives the starter.
 
-Executed as a script, with the standard library only::
+This is executed as a script, with the standard library only::
 
     python -I -S supervise.py REMOVE_DIR COMMAND ...
 
-The starter holds the other end of standard input. A line ``stop`` ends the command with SIGTERM and, after a
-grace time, kills what is left; ``kill`` kills at once. The end of the input means that the starter is gone:
-everything is killed and REMOVE_DIR (unless empty) deleted. "Everything" is every descendant: on Linux also those
-that were orphaned or moved to a session of their own, as Jupyter's kernels do.
+The starter holds the other end of standard input. The line ``stop`` ends the command with SIGTERM. After a grace
+time the script kills the remaining processes. The line ``kill`` kills all processes at once. The end of the input
+means that the starter is gone: the script kills all processes and deletes REMOVE_DIR (unless it is empty). "All
+processes" means every descendant. On Linux this includes orphans and processes in a session of their own, such as
+Jupyter's kernels.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _parents() -> dict[int, int]:
-    """Every process of the machine with its parent's id."""
+    """Return every process of the machine with the ID of its parent."""
     found: dict[int, int] = {}
     if os.path.isdir("/proc/self"):
         for name in os.listdir("/proc"):
             if name.isdigit():
                 with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{name}/stat") as stat:
-                    # The command's name, in brackets, may hold anything: fields are counted after it.
+                    # The command's name, in brackets, may contain anything, so the fields are counted after it.
                     found[int(name)] = int(stat.read().rpartition(")")[2].split()[1])
         return found
     listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=False)  # noqa: S607
@@ -58,7 +59,7 @@ def _descendants() -> list[int]:
 
 
 class Supervisor:
-    """The command's keeper; everything happens in one thread."""
+    """Starts and supervises the command, in one thread."""
 
     def __init__(self, argv: list[str]) -> None:
         self._wake_read, wake_write = os.pipe()
@@ -73,7 +74,7 @@ class Supervisor:
         self._child = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
-            # Safe: this process has one thread.
+            # preexec_fn is safe here: this process has one thread.
             preexec_fn=lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
         )
         self._code: int | None = None
@@ -100,7 +101,7 @@ class Supervisor:
             self._reap()
 
     def run(self) -> tuple[int, bool]:
-        """Wait for the end; return the command's exit code and whether the starter is gone."""
+        """Wait for the end. Return the command's exit code, and whether the starter is gone."""
         orphaned = self._watch()
         self._kill_all()
         self._child.returncode = self._code if self._code is not None else -signal.SIGKILL
@@ -108,7 +109,7 @@ class Supervisor:
         return (code if code >= 0 else 128 - code), orphaned
 
     def _watch(self) -> bool:
-        """Return once everything must go; True if the starter is gone."""
+        """Wait until all processes must end. Return True if the starter is gone."""
         deadline: float | None = None
         pending = b""
         while self._code is None and not self._killed:
@@ -133,7 +134,7 @@ class Supervisor:
 
 
 def main() -> int:
-    """Supervise the command of the command line."""
+    """Supervise the command from the command line."""
     code, orphaned = Supervisor(sys.argv[2:]).run()
     if orphaned and sys.argv[1]:
         shutil.rmtree(sys.argv[1], ignore_errors=True)

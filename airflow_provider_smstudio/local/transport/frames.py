@@ -1,4 +1,4 @@
-"""Websocket frames, as far as needed to tell messages from the websocket's own pings and closes."""
+"""Websocket frames, as far as needed to distinguish messages from control frames (ping, pong, close)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _CONTROL = 0x08
 
 
 class FrameSplitter:
-    """Cuts a stream of frames into pieces that belong to one frame each.
+    """Cuts a stream of frames into pieces, so that each piece belongs to one frame.
 
-    A payload passes in whatever pieces it arrives in; only a frame's head (at most 14 bytes) waits until it is
-    complete.
+    A payload passes in the pieces in which it arrives. Only the head of a frame (at most 14 bytes) waits until it
+    is complete.
     """
 
     def __init__(self) -> None:
@@ -21,10 +21,10 @@ class FrameSplitter:
         self._control = False
 
     def feed(self, data: bytes) -> Iterator[tuple[bool, bool, bytes]]:
-        """Take bytes of the stream.
+        """Yield the pieces of the next bytes of the stream.
 
-        :return: pieces, each with whether it is part of a control frame (ping, pong, close), and whether it
-            begins its frame.
+        :return: for each piece: whether it is part of a control frame (ping, pong, close), whether it is the start
+            of its frame, and its bytes.
         """
         at = 0
         while at < len(data):
@@ -41,7 +41,7 @@ class FrameSplitter:
                 yield self._begin()
 
     def _missing(self) -> int:
-        """How many bytes of the present head are still to come, as far as is known."""
+        """Return how many bytes of the current head are still missing, as far as is known."""
         if len(self._head) < 2:
             return 2 - len(self._head)
         mask = 4 if self._head[1] & 0x80 else 0

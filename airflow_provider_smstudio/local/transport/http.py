@@ -1,4 +1,4 @@
-"""Just enough HTTP/1.1 over asyncio streams: heads, bodies and connections, with nothing hidden."""
+"""A small part of HTTP/1.1 over asyncio streams: heads, bodies and connections."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-# The longest head; also the read buffer of a connection, so large that big bodies move in big pieces.
+# The longest head. It is also the read buffer of a connection, and large enough to move big bodies in big pieces.
 LIMIT = 256 * 1024
 CHUNK = 256 * 1024
 
 
 class HttpError(Exception):
-    """The peer does not speak HTTP as expected, or left in the middle of a message."""
+    """The peer did not send HTTP as expected, or closed the connection in the middle of a message."""
 
 
 class Headers:
-    """Header fields in their order and spelling; names compare without case."""
+    """Header fields in their order and spelling. Names are compared without case."""
 
     def __init__(self, fields: list[tuple[str, str]] | None = None) -> None:
         self.fields = list(fields or [])
 
     def get(self, name: str, default: str = "") -> str:
-        """The first value of a field."""
+        """Return the first value of a field."""
         return next((value for key, value in self.fields if key.lower() == name), default)
 
     def all(self, name: str) -> list[str]:
-        """Every value of a field."""
+        """Return every value of a field."""
         return [value for key, value in self.fields if key.lower() == name]
 
     def without(self, *names: str) -> Headers:
-        """A copy that lacks these fields."""
+        """Return a copy without these fields."""
         return Headers([(key, value) for key, value in self.fields if key.lower() not in names])
 
     def add(self, name: str, value: str) -> None:
@@ -43,22 +43,22 @@ class Headers:
         self.fields.append((name, value))
 
     def tokens(self, name: str) -> set[str]:
-        """The comma-separated words of a field, in lower case."""
+        """Return the comma-separated words of a field, in lower case."""
         return {word.strip().lower() for value in self.all(name) for word in value.split(",")}
 
 
 @dataclass
 class Head:
-    """First line and fields of a request or a response."""
+    """The first line and the fields of a request or a response."""
 
     first: str
     headers: Headers = field(default_factory=Headers)
 
     def words(self) -> list[str]:
-        """The three words of the first line."""
+        """Return the three words of the first line."""
         parts = self.first.split(" ", 2)
         if len(parts) < 2:
-            raise HttpError(f"no HTTP: {self.first[:80]!r}")
+            raise HttpError(f"not HTTP: {self.first[:80]!r}")
         return [*parts, ""][:3]
 
     @property
@@ -67,17 +67,17 @@ class Head:
         try:
             return int(self.words()[1])
         except ValueError:
-            raise HttpError(f"no HTTP status: {self.first[:80]!r}") from None
+            raise HttpError(f"not an HTTP status: {self.first[:80]!r}") from None
 
     def encode(self) -> bytes:
-        """The bytes on the wire, up to the empty line."""
+        """Return the bytes to send, including the empty line at the end."""
         lines = [self.first, *(f"{name}: {value}" for name, value in self.headers.fields), "", ""]
         return "\r\n".join(lines).encode("latin-1")
 
 
 @dataclass
 class Request:
-    """A request whose body, if any, is still to be read from the connection."""
+    """A request. Its body, if it has one, must still be read from the connection."""
 
     head: Head
     method: str
@@ -96,7 +96,7 @@ class Request:
 
     @property
     def query(self) -> str:
-        """What follows the question mark."""
+        """The text after the question mark."""
         return self.target.partition("?")[2]
 
     @property
@@ -112,7 +112,7 @@ class Request:
 
 
 class Stream:
-    """A TCP connection: its two asyncio ends and the two ways to end it."""
+    """A TCP connection: its asyncio reader and writer, and the two ways to end it."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
@@ -124,12 +124,12 @@ class Stream:
         return cls(*await asyncio.open_connection("127.0.0.1", port, limit=LIMIT))
 
     async def send(self, data: bytes) -> None:
-        """Write, and wait while the peer does not keep up."""
+        """Write data, and wait while the peer reads too slowly."""
         self.writer.write(data)
         await self.writer.drain()
 
     def close(self) -> None:
-        """End the connection in the orderly way, after what was written."""
+        """Close the connection normally, after all written data is sent."""
         self.writer.close()
 
     def reset(self) -> None:
@@ -141,7 +141,7 @@ class Stream:
 
 
 async def read_head(reader: asyncio.StreamReader) -> Head | None:
-    """Read a message's head; None when the peer closed instead of sending one."""
+    """Read the head of a message. Return None if the peer closed the connection instead."""
     try:
         raw = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError as error:
@@ -162,7 +162,7 @@ async def read_head(reader: asyncio.StreamReader) -> Head | None:
 
 
 async def read_request(reader: asyncio.StreamReader) -> Request | None:
-    """Read the next request's head; None at the end of the connection."""
+    """Read the head of the next request. Return None at the end of the connection."""
     head = await read_head(reader)
     if head is None:
         return None
@@ -173,9 +173,9 @@ async def read_request(reader: asyncio.StreamReader) -> Request | None:
 async def body_pieces(
     reader: asyncio.StreamReader, headers: Headers, *, until_close: bool
 ) -> AsyncIterator[bytes]:
-    """Yield a body's bytes as they are on the wire, with any chunk framing kept.
+    """Yield the bytes of a body as they arrive, including any chunk framing.
 
-    :param until_close: whether a body without a length lasts until the connection ends (responses).
+    :param until_close: whether a body without a length ends with the connection (responses).
     """
     if "chunked" in headers.tokens("transfer-encoding"):
         async for piece in _chunked(reader):
@@ -217,7 +217,7 @@ async def _chunked(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
 
 
 async def read_body(reader: asyncio.StreamReader, headers: Headers) -> bytes:
-    """Read a whole request body that has a length."""
+    """Read and return a whole request body."""
     return b"".join([piece async for piece in body_pieces(reader, headers, until_close=False)])
 
 
@@ -229,7 +229,7 @@ def response(
     *,
     close: bool = False,
 ) -> bytes:
-    """The bytes of a complete response."""
+    """Return the bytes of a complete response."""
     data = body.encode() if isinstance(body, str) else body
     headers = Headers([("Content-Type", content_type), ("Content-Length", str(len(data))), *(fields or [])])
     if close:
@@ -238,14 +238,14 @@ def response(
 
 
 async def answer(stream: Stream, request: Request, data: bytes) -> bool:
-    """Send an answer that does not depend on the request's body.
+    """Send a response that does not depend on the request's body.
 
     :return: whether the connection can carry another request.
     """
     await stream.send(data)
     if request.is_websocket or request.headers.get("expect"):
         return False
-    # The rest of a body that is not wanted is read all the same: most clients send it before they listen.
+    # The body is not needed but is read anyway: most clients send it before they read the response.
     async for _ in body_pieces(stream.reader, request.headers, until_close=False):
         pass
     return True
@@ -254,7 +254,7 @@ async def answer(stream: Stream, request: Request, data: bytes) -> bool:
 async def fetch(
     port: int, method: str, target: str, fields: list[tuple[str, str]] | None = None
 ) -> tuple[int, Any]:
-    """Ask a server on this machine; return status and decoded JSON (None if it is none)."""
+    """Send a request to a server on this machine. Return the status and the decoded JSON (None if not JSON)."""
     stream = await Stream.connect(port)
     try:
         headers = Headers([("Host", f"127.0.0.1:{port}"), ("Connection", "close"), *(fields or [])])
@@ -276,7 +276,7 @@ async def fetch(
 
 
 class Listener:
-    """A TCP port of this machine; keeps every connection so that all can be ended at once."""
+    """A TCP port of this machine. It keeps a list of its connections, so that it can end all of them at once."""
 
     def __init__(self, serve: Callable[[Stream], Awaitable[None]]) -> None:
         self._serve = serve

@@ -1,4 +1,4 @@
-"""Pass requests and websockets on to a Jupyter server, changing nothing that a client could notice."""
+"""Forwards requests and websockets to a Jupyter server, without changes that a client could notice."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ from airflow_provider_smstudio.local.transport.http import (
     response,
 )
 
-# Serves an upgraded connection: client, server and the server's consent, which is still to be passed on.
+# Serves an upgraded connection. Arguments: the client, the server, and the server's response to the upgrade
+# request, which must still be sent to the client.
 Carrier = Callable[[Stream, Stream, Head], Awaitable[None]]
 
 _HOP_BY_HOP = ("connection", "keep-alive", "proxy-connection", "te", "upgrade")
 
 
 class _ClientGoneError(Exception):
-    """The client left before its request was complete."""
+    """The client closed the connection before its request was complete."""
 
 
 class Upstream:
-    """The connection to the server that belongs to one client connection; reopened when it went stale."""
+    """The connection to the server for one client connection. It is opened again if the server has closed it."""
 
     def __init__(self) -> None:
         self.stream: Stream | None = None
         self._port = 0
 
     async def open(self, port: int) -> Stream:
-        """The connection to the server's port."""
+        """Return the connection to the server's port, open."""
         stale = self.stream is None or self._port != port or self.stream.reader.at_eof()
         if self.stream is None or stale:
             self.close()
@@ -43,14 +44,14 @@ class Upstream:
         return self.stream
 
     def close(self) -> None:
-        """Drop the connection."""
+        """Close the connection."""
         if self.stream is not None:
             self.stream.close()
             self.stream = None
 
 
 async def carry(client: Stream, server: Stream, consent: Head) -> None:
-    """Serve an upgraded connection as raw bytes until it ends."""
+    """Forward an upgraded connection as raw bytes until it ends."""
     await client.send(consent.encode())
     await splice(client, server)
 
@@ -63,11 +64,11 @@ async def forward(
     on_set_cookie: Callable[[str], None],
     carrier: Carrier = carry,
 ) -> bool:
-    """Serve one request from the server at ``port``.
+    """Forward one request to the server at ``port``, and its response to the client.
 
     Bodies stream in both directions.
 
-    :param on_set_cookie: called with each ``Set-Cookie`` value of the answer.
+    :param on_set_cookie: called with each ``Set-Cookie`` value of the response.
     :param carrier: serves a websocket.
     :return: whether the client's connection can carry another request.
     """
@@ -93,12 +94,12 @@ async def forward(
 
 
 def bad_gateway() -> bytes:
-    """The answer when the server behind cannot be reached."""
+    """Return the response if the server cannot be reached."""
     return response(502, "<html><head><title>502 Bad Gateway</title></head></html>", close=True)
 
 
 def request_head(request: Request) -> Head:
-    """A request's head as the server gets it."""
+    """Return the head of a request as the server receives it."""
     headers = request.headers.without(*_HOP_BY_HOP)
     if request.is_websocket:
         headers.add("Connection", "Upgrade")
@@ -107,7 +108,7 @@ def request_head(request: Request) -> Head:
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(
         self,
@@ -128,14 +129,14 @@ class _Exchange:
         headers = self.request.headers
         if not (headers.get("content-length") or headers.get("transfer-encoding")):
             return await self._answer()
-        # The answer may begin before the body ends: "100 Continue", or an early refusal.
+        # The response may start before the body ends: "100 Continue", or an early refusal.
         body = asyncio.create_task(self._send_body())
         answer = asyncio.create_task(self._answer())
         try:
             await asyncio.wait({body, answer}, return_when=asyncio.FIRST_COMPLETED)
             if body.done() and isinstance(body.exception(), _ClientGoneError):
-                self.answered = True  # nobody is left to be told
-                raise HttpError("client left inside its request")
+                self.answered = True  # there is no client left to receive a response
+                raise HttpError("client closed the connection inside its request")
             keep = await answer
             return keep and body.done() and body.exception() is None
         finally:
@@ -185,9 +186,10 @@ class _Exchange:
 
 
 async def splice(one: Stream, other: Stream) -> None:
-    """Carry bytes both ways until both sides ended; an end passes on as an end, a reset as a reset.
+    """Forward bytes in both directions until both sides have ended.
 
-    A side that does not read holds the other back: at most a read buffer and a write buffer wait here.
+    A normal end is forwarded as a normal end, and a reset as a reset. If one side does not read, the other side
+    must wait: at most a read buffer and a write buffer are stored here.
     """
     there = asyncio.create_task(_pump(one, other))
     back = asyncio.create_task(_pump(other, one))
@@ -196,7 +198,7 @@ async def splice(one: Stream, other: Stream) -> None:
         for pump in done:
             pump.result()
     except OSError:
-        # A side that was told the end already keeps what is still on its way to it.
+        # If a side has already received the end, do not reset it: data may still be on its way.
         if not _ended(back):
             one.reset()
         if not _ended(there):

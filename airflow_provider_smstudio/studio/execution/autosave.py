@@ -1,16 +1,16 @@
-"""When the notebook is saved while it runs; pure."""
+"""Decide when to save the notebook while it runs. No I/O."""
 
 from __future__ import annotations
 
 _SHARE = 20
-"""Saves take a twentieth of the time at most."""
+"""Saves take at most one twentieth of the time."""
 
 _BYTES_PER_SECOND = 2**18
-"""Saves write this much a second at most, so that what a run writes grows with its time, not with the square."""
+"""Saves write at most this many bytes per second. So their total grows with time, not with its square."""
 
 
 class Autosave:
-    """Spaces the saves of a notebook that grows.
+    """Decides when the next save of a growing notebook is due.
 
     :param interval: the shortest time between two saves, in seconds.
     :param now: the monotonic clock's reading at this moment.
@@ -25,42 +25,43 @@ class Autosave:
         self._on_disk: list[str] = []
 
     def due(self, now: float) -> bool:
-        """Tell whether a save is due."""
+        """Return whether a save is due."""
         return self.changed and now >= self._at + self._gap
 
     def next_at(self) -> float | None:
-        """Tell when the next save is due, None while there is nothing to save."""
+        """Return when the next save is due, or None while there is nothing to save."""
         return self._at + self._gap if self.changed else None
 
     def soon(self) -> None:
-        """Have the next save made at once: there is something that a later process would miss."""
+        """Make the next save due at once: a later process would need the new data."""
         self.changed, self._gap = True, 0.0
 
     def made(self, now: float, over: list[str]) -> None:
-        """Take it that a snapshot was made.
+        """Record that a snapshot was made.
 
-        :param over: ids of the requests that have ended since the snapshot before, and whose output it holds.
+        :param now: the monotonic clock's reading, in seconds.
+        :param over: ids of the requests that ended since the previous snapshot; this one contains their output.
         """
         self.changed = False
         self._at, self._gap = now, max(self._gap, self._interval)
         self._in_snapshot += over
 
     def saved(self, now: float, seconds: float, size: int) -> None:
-        """Take it that the newest snapshot was written, ``size`` bytes in ``seconds``."""
+        """Record that the newest snapshot was written, ``size`` bytes in ``seconds``."""
         self._at = now
         self._gap = max(self._interval, _SHARE * seconds, size / _BYTES_PER_SECOND)
         self._on_disk += self._in_snapshot
         self._in_snapshot = []
 
     def postpone(self, now: float) -> None:
-        """Take it that nothing can be saved now."""
+        """Record that no save is possible now."""
         self._at, self._gap = now, max(self._gap, self._interval)
 
     def take_saved(self) -> list[str]:
-        """Return the ids of the requests whose output has been written since this was last asked."""
+        """Return the ids of the requests whose output was saved since the last call."""
         saved, self._on_disk = self._on_disk, []
         return saved
 
     def put_back(self, saved: list[str]) -> None:
-        """Take back ids that were to be told to the kernel by a request that it never got."""
+        """Put back ids that a request should have sent to the kernel, but the kernel never received it."""
         self._on_disk = saved + self._on_disk

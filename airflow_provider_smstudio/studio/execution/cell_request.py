@@ -1,4 +1,4 @@
-"""One request of one cell, and what came back of it; pure."""
+"""One request of one cell, and the messages that came back for it. No I/O."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ class CellRequest:
     :ivar cell: the cell.
     :ivar msg_id: the request's id.
     :ivar started: when it was made, by the monotonic clock.
-    :ivar reply: its ``execute_reply``'s content, once that has come.
-    :ivar idle: whether the kernel has said that all output of it is out.
-    :ivar sent: whether this process has made it.
-    :ivar seen: whether anything at all has been heard of it.
-    :ivar over_at: since when reply and idle are both there, by the monotonic clock.
-    :ivar ended: whether the run has dealt with its end.
+    :ivar outputs: the outputs that have arrived.
+    :ivar reply: the content of its ``execute_reply``, or None until that arrives.
+    :ivar idle: whether the kernel has reported ``idle`` for it: all its output was sent.
+    :ivar sent: whether this process has sent it.
+    :ivar seen: whether there was any sign that the kernel has received it.
+    :ivar over_at: when both reply and idle had arrived, by the monotonic clock.
+    :ivar ended: whether the run has processed its end.
     :ivar suspect: whether messages of it may have been lost.
-    :ivar heard: ids of its messages that have come, for telling repetitions.
-    :ivar kept: how many have come of those that a kernel's record keeps.
-    :ivar shown: how many of these an earlier process has told.
-    :ivar error_output: its ``error`` output.
-    :ivar hands_out: whether it has displayed values for whoever runs the notebook.
-    :ivar tells_saved: ids of earlier requests that it tells to be saved.
-    :ivar losses: why output of it is missing, if so.
-    :ivar changed: whether it has brought anything since the notebook was last made.
-    :ivar unsaved: whether the kernel must still keep what it has brought.
+    :ivar heard: ids of its messages that have arrived, to recognise repeated messages.
+    :ivar kept: how many messages have arrived of the types that a kernel record keeps.
+    :ivar shown: how many of these an earlier process has already reported.
+    :ivar error_output: its ``error`` output, or None.
+    :ivar hands_out: whether the cell has published values.
+    :ivar tells_saved: ids of earlier requests that this request reports as saved.
+    :ivar losses: the reasons why output of it is missing.
+    :ivar changed: whether messages have arrived since the last snapshot.
+    :ivar unsaved: whether the kernel must still keep its output.
     """
 
     cell: CodeCell
@@ -61,11 +62,11 @@ class CellRequest:
 
     @property
     def over(self) -> bool:
-        """Whether reply and idle have come."""
+        """Whether both reply and idle have arrived."""
         return self.reply is not None and self.idle
 
     def first_time(self, message: Message) -> bool:
-        """Tell whether a message is heard for the first time, and remember it."""
+        """Return whether a message arrives for the first time, and remember it."""
         msg_id = message["header"].get("msg_id")
         if not isinstance(msg_id, str) or not msg_id:
             return True
@@ -76,15 +77,17 @@ class CellRequest:
 
 
 def cell_msg_id(session_id: str, cell: CodeCell, attempt: int) -> str:
-    """Return the id of a cell's request, the same for every process that watches over the run.
+    """Return the id of a cell's request. It is the same in every process that watches the run.
 
-    :param attempt: counts the requests of one cell on one kernel, from 1.
+    :param session_id: the client session's id.
+    :param cell: the cell.
+    :param attempt: the number of the request among the cell's requests on one kernel, from 1.
     """
     return f"{session_id}-cell-{cell.index}-{attempt}"
 
 
 def attempt_of(msg_id: str, session_id: str, cell: CodeCell) -> int | None:
-    """Return the number of a request of this cell, None for the id of anything else."""
+    """Return the number of a request of this cell, or None for any other id."""
     prefix = f"{session_id}-cell-{cell.index}-"
     number = msg_id.removeprefix(prefix)
     return int(number) if msg_id.startswith(prefix) and number.isascii() and number.isdigit() else None
@@ -95,8 +98,11 @@ def execute_request(
 ) -> Message:
     """Make a cell's request.
 
-    :param stop_on_error: whether what is queued behind it shall be aborted when it raises.
-    :param saved: ids of earlier requests whose output is saved, so that the kernel need not keep it.
+    :param cell: the cell.
+    :param msg_id: the request's id.
+    :param session_id: the client session's id.
+    :param stop_on_error: whether the kernel aborts the requests queued behind it when the cell raises.
+    :param saved: ids of earlier requests whose output is saved, so the kernel no longer needs to keep it.
     """
     content = {
         "code": cell.source,
@@ -113,7 +119,7 @@ def execute_request(
 
 
 def count_request(msg_id: str, *, session_id: str) -> Message:
-    """Make a request that runs nothing, and whose reply tells how many cells the kernel has counted."""
+    """Make a request that runs nothing. Its reply contains the kernel's execution count."""
     content = {
         "code": "",
         "silent": True,

@@ -1,13 +1,13 @@
-"""The cells of a run: which request is made next, what a message of a cell means, when a cell has ended; pure.
+"""The cells of a run: which request comes next, what a cell's messages mean, when a cell has ended. No I/O.
 
 This is the part of
-:class:`~airflow_provider_smstudio.studio.execution.run.NotebookRun` that knows cells and not time;
-:mod:`liveness` watches over the way to the kernel, and the run itself asks the questions and watches the clock.
+:class:`~airflow_provider_smstudio.studio.execution.run.NotebookRun` that handles cells and not time.
+:mod:`liveness` watches the connection to the kernel. The run itself sends the queries and watches the clock.
 
-What has happened while nobody listened is found out in one way, whether the connection broke or a later
-process takes over the run: a question behind the cell in the kernel's queue. When it is answered, everything
-before it has ended, and the kernel's own record (:mod:`kernel_record`) tells which requests it had, how they ended
-and what they brought. Kernels without a record are asked as well, and what then is not known stays unknown.
+A run may have missed messages, because the connection broke or because another process watched it before. In both
+cases it sends a query, which the kernel queues behind the cell. When the kernel answers, all earlier requests have
+ended. The kernel record (:mod:`kernel_record`) then lists the requests that the kernel received, how they ended
+and which messages they sent. Kernels without a record also receive a query, but some facts then stay unknown.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from datetime import datetime
 
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio.errors import CellError, HandedValueError, StudioError, UnknownOutcomeError
+from airflow_provider_smstudio.studio.errors import CellError, HandedValueError, StudioError
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution import outcomes
 from airflow_provider_smstudio.studio.execution import queries as iq
@@ -41,7 +41,7 @@ from airflow_provider_smstudio.studio.notebook.outputs import (
 )
 from airflow_provider_smstudio.studio.notebook.run_metadata import RunMetadata
 from airflow_provider_smstudio.studio.protocol import kernel_record
-from airflow_provider_smstudio.studio.protocol.messages import Message, MessageError, parent_id
+from airflow_provider_smstudio.studio.protocol.messages import Message
 
 
 class CellFlow(ABC):
@@ -67,7 +67,7 @@ class CellFlow(ABC):
         self.error: StudioError | None = None
         self.stopped_by_notebook = False
         self.requested = False
-        """Whether this process has had the kernel run anything."""
+        """Whether this process has sent a cell to the kernel."""
         self._options = options
         self._session_id = session_id
         self._resumed = resumed
@@ -86,10 +86,10 @@ class CellFlow(ABC):
         self._saves = Autosave(options.autosave_interval, now)
         self._inquiries = iq.Queries(session_id)
         self._recording = resumed and self._ledger.recorded is True
-        # Whether the earlier process was lost before it had saved so much as the kind of the kernel.
+        # Whether the earlier process was lost before it saved even the type of the kernel.
         self._nothing_saved = resumed and self._ledger.recorded is None
         self._known: dict[str, kernel_record.Recorded] = {}
-        self._ended = 0  # as many entries of the record are of no interest any more, at least
+        self._ended = 0  # at least this many first entries of the record are processed
         self._fetched: list[Message] = []
         self._meanwhile: list[Message] = []
         self._counted: object = None
@@ -98,15 +98,15 @@ class CellFlow(ABC):
         self._stopping: StudioError | None = None
         self._stop_by: float | None = None
 
-    # --- What the other parts do
+    # --- Implemented by the other parts
 
     @abstractmethod
     def _ask(self, kind: str, now: float, *, start: int = 0) -> ev.Send:
-        """Ask the kernel something."""
+        """Send a query to the kernel."""
 
     @abstractmethod
     def _ask_behind(self, now: float) -> list[Event]:
-        """Ask what the kernel knows of the cell, behind it."""
+        """Send a query about the cell, which the kernel queues behind it."""
 
     @abstractmethod
     def _kernel_died(self, how: str, now: float) -> list[Event]:
@@ -114,14 +114,30 @@ class CellFlow(ABC):
 
     @abstractmethod
     def _stop_cell(self, error: StudioError, now: float, grace: float | None = None) -> list[Event]:
-        """Interrupt the cell; the run ends with this error when it has ended."""
+        """Interrupt the cell. When it has ended, the run ends with this error."""
 
     @abstractmethod
     def _finish(self, error: StudioError | None, now: float) -> list[Event]:
         """End the run."""
 
+    @abstractmethod
+    def _recorded(self, execution: CellRequest) -> kernel_record.Recorded | None:
+        """Return what the kernel record says about a cell's request."""
+
+    @abstractmethod
+    def _adopt(self, execution: CellRequest, recorded: kernel_record.Recorded, now: float) -> list[Event]:
+        """Use the kernel record's facts about a request that has ended."""
+
+    @abstractmethod
+    def _may_have_run(self, cell: CodeCell) -> bool:
+        """Return whether a cell may have been sent while the kernel kept no record."""
+
+    @abstractmethod
+    def _settle(self, execution: CellRequest, count: object, now: float) -> list[Event]:
+        """Decide about a cell of a kernel without a record."""
+
     def snapshot(self, now: float) -> NotebookNode:
-        """Return the notebook as it stands, ready to be saved."""
+        """Return the notebook in its current state, ready to be saved."""
         over: list[str] = []
         for execution in self._executions.values():
             if execution.changed:
@@ -137,9 +153,9 @@ class CellFlow(ABC):
         return self.notebook
 
     def at_rest(self) -> list[tuple[int, CellOutputs]]:
-        """Return the cells that have ended, with outputs that are all in the newest snapshot, by their index.
+        """Return the ended cells whose outputs are all in the newest snapshot, as pairs of index and outputs.
 
-        Their outputs may be put away (:meth:`CellOutputs.put_away`) until something more comes of such a cell.
+        The driver may put their outputs away (:meth:`CellOutputs.put_away`) until more output of a cell arrives.
         """
         over = [found for found in self._executions.values() if found.ended and not found.changed]
         return [(found.cell.index, found.outputs) for found in over]
@@ -160,7 +176,7 @@ class CellFlow(ABC):
             self._current = execution
             return self._settle(execution, self._counted, now)
         if recorded is None and execution.heard and self._recording:
-            # Another process has sent it meanwhile: one that was given up, and lives. The record tells all of it.
+            # Another process, which seemed lost but still runs, has sent it meanwhile. The record lists all of it.
             self._current, execution.suspect = execution, True
             return [ev.CellStarted(cell, len(self.cells)), *self._ask_behind(now)]
         if recorded is None:
@@ -169,7 +185,7 @@ class CellFlow(ABC):
         return [ev.CellStarted(cell, len(self.cells)), *self._adopt(self._current, recorded, now)]
 
     def _expect(self, cell: CodeCell, started: float) -> CellRequest:
-        """Return the cell's request as an earlier process made it or as this one would."""
+        """Return the cell's request, as an earlier process made it or as this process would make it."""
         msg_id = cell_msg_id(self._session_id, cell, self._ledger.attempt(cell))
         if msg_id not in self._executions:
             outputs = CellOutputs(self._displays)
@@ -189,7 +205,7 @@ class CellFlow(ABC):
             self._current = None
             del self._executions[execution.msg_id]
             return []
-        # Nothing has run yet under this request, so nothing can be missing of it.
+        # This request has not run yet, so none of its messages can be missing.
         execution.started, execution.suspect, execution.seen = now, False, False
         execution.outputs.clear()
         self._current = execution
@@ -203,7 +219,7 @@ class CellFlow(ABC):
             cell,
             execution.msg_id,
             session_id=self._session_id,
-            # A kernel that aborts what is queued behind an error must not abort a cell that shall run.
+            # A kernel aborts the requests queued behind an error. It must not abort a cell that should run.
             stop_on_error=not (self._options.allow_errors or cell.may_raise),
             saved=execution.tells_saved,
         )
@@ -214,14 +230,14 @@ class CellFlow(ABC):
         return [ev.CellStarted(cell, len(self.cells)), *announce, ev.Send(message)]
 
     def _send_again(self, execution: CellRequest, reason: str, now: float, *, tell: bool) -> list[Event]:
-        """Make a cell's request once more, under another id."""
+        """Send a cell's request again, under another id."""
         if self._stopping is not None:
             return self._finish(self._stopping, now)
         cell = execution.cell
         self._ledger.set_attempt(cell, self._ledger.attempt(cell) + 1)
         execution.outputs.clear()
         self._saves.put_back(execution.tells_saved)
-        del self._executions[execution.msg_id]  # what may still come of it is not the cell's
+        del self._executions[execution.msg_id]  # its late messages no longer belong to the cell
         again = self._expect(cell, now)
         told: list[Event] = [ev.CellSentAgain(cell, reason)] if tell else []
         return [*told, *self._send_cell(again, now)]
@@ -229,7 +245,7 @@ class CellFlow(ABC):
     # --- Messages
 
     def _overhear(self, parent: str, now: float) -> CellRequest | None:
-        """Recognise a message of a cell that an earlier process has sent."""
+        """Return the request of a message if an earlier process has sent that request, else None."""
         if not self._resumed:
             return None
         running = [self._current.cell] if self._current else []
@@ -238,7 +254,7 @@ class CellFlow(ABC):
             if attempt is not None and attempt >= self._ledger.attempt(cell):
                 self._ledger.set_attempt(cell, attempt)
                 if self._current is not None:
-                    self._current.started = now  # its time limit starts no earlier than the later cell did
+                    self._current.started = now  # its time limit does not start before the later request
                 return self._expect(cell, now)
         return None
 
@@ -258,7 +274,7 @@ class CellFlow(ABC):
             self._meanwhile.append(message)
         unknown = self._resumed and self._ledger.recorded is None
         if exceeded and (self._recording or unknown) and not execution.ended:
-            execution.suspect = True  # what was dropped is fetched when the cell has ended
+            execution.suspect = True  # the run fetches the dropped output when the cell has ended
             return []
         execution.kept += msg_type in kernel_record.KEPT_TYPES and not exceeded
         if msg_type == "execute_input":
@@ -297,7 +313,7 @@ class CellFlow(ABC):
         return [ev.OutputLost(execution.cell, reason)]
 
     def _asked_for_input(self, cell: CodeCell, now: float) -> list[Event]:
-        # Kernels refuse by themselves, as asked; this one did not.
+        # The request forbids input, so most kernels refuse it themselves. This kernel did not.
         error = outcomes.cell_error(cell, self._name(cell), outcomes.NO_STDIN, "input() was called", "")
         return self._stop_cell(error, now)
 
@@ -309,7 +325,7 @@ class CellFlow(ABC):
         self._settle_at = None
         execution.over_at = now if execution.over_at is None else execution.over_at
         if self._inquiries:
-            return []  # its answer comes right behind
+            return []  # the answer to the open query comes next
         if execution.suspect and self._recording:
             return self._ask_behind(now)
         return self._cell_ended(execution, now)
@@ -342,11 +358,11 @@ class CellFlow(ABC):
             return [*events, *self._finish(error, now)]
         following = self._next_cell(now)
         if self._saves.due(now) and not self.finished:
-            following.append(ev.Save(required=False))  # behind the next request: the kernel works meanwhile
+            following.append(ev.Save(required=False))  # after the next request: the kernel works meanwhile
         return [*events, *following]
 
     def _hand_out(self, execution: CellRequest) -> StudioError | None:
-        """Note the values that a cell hands out; return why that cannot be."""
+        """Store the values that a cell publishes. Return the error if one of them is not allowed."""
         try:
             for output in execution.outputs.collect() if execution.hands_out else ():
                 found = values.values_of(output)
@@ -356,154 +372,7 @@ class CellFlow(ABC):
             return error
         return None
 
-    # --- What happened while nobody listened
-
-    def _state_known(self, state: kernel_record.RecordState | None, now: float) -> list[Event]:
-        """Go on as the kernel's record says."""
-        if state is None:
-            return self._kernel_died(outcomes.STARTED_AGAIN, now)
-        if state.broken:
-            raise MessageError(f"its record broke: {state.broken}")
-        self._known.update((entry.msg_id, entry) for entry in state.requests)
-        if state.next is not None:
-            return [self._ask(iq.STATE, now, start=state.next)]
-        execution = self._current
-        if execution is None:
-            return self._next_cell(now)
-        recorded = self._recorded(execution)
-        if recorded is not None:
-            self._current = self._executions[recorded.msg_id]
-            return self._adopt(self._current, recorded, now)
-        if self._may_have_run(execution.cell):
-            return [self._ask(iq.BEHIND, now)]
-        if execution.over:  # it was heard of, yet the record has forgotten it
-            return self._cell_ended(execution, now)
-        # It may still be on its way, out of a connection that broke or out of a lost process.
-        return [self._ask(iq.REFUSE, now)]
-
-    def _refused(self, refused: bool, now: float) -> list[Event]:
-        execution = self._current
-        if execution is None:
-            return []
-        if not refused:
-            return self._ask_behind(now)
-        # Of what an earlier process may have sent, and has not, there is nothing to tell.
-        return self._send_again(execution, "the kernel never got it", now, tell=execution.sent)
-
-    def _recorded(self, execution: CellRequest) -> kernel_record.Recorded | None:
-        """Find a cell's request in the kernel's record: the expected one, or a later one of an earlier process."""
-        cell, found, newest = execution.cell, None, self._ledger.attempt(execution.cell)
-        for msg_id, entry in self._known.items():
-            attempt = attempt_of(msg_id, self._session_id, cell)
-            if attempt is not None and attempt >= newest:
-                found, newest = entry, attempt
-        if found is not None:
-            self._ledger.set_attempt(cell, newest)
-            self._expect(cell, execution.started)
-        return found
-
-    def _adopt(self, execution: CellRequest, recorded: kernel_record.Recorded, now: float) -> list[Event]:
-        """Take what the record tells of a request that has ended."""
-        execution.seen = True
-        if execution.reply is None:
-            execution.reply = recorded.reply
-        if execution.reply is None:
-            return self._unknown(execution, now)
-        execution.idle = True
-        if execution.kept >= recorded.kept:
-            if recorded.dropped == 0 or execution.kept >= recorded.kept + recorded.dropped:
-                execution.suspect = False
-            return self._cell_ended(execution, now)
-        self._fetched, self._meanwhile = [], []
-        return [self._ask(iq.FETCH, now)]
-
-    def _take_fetched(self, part: kernel_record.Fetched | None, now: float) -> list[Event]:
-        execution = self._current
-        if execution is None:
-            return []
-        if part is None:
-            raise MessageError("the kernel's record has forgotten a request")
-        self._fetched += part.messages
-        if part.next is not None:
-            return [self._ask(iq.FETCH, now, start=part.next)]
-        messages, self._fetched = self._fetched, []
-        execution.outputs.clear()
-        execution.kept, execution.error_output, execution.suspect = 0, None, part.dropped > 0
-        events: list[Event] = []
-        missed = 0
-        for number, message in enumerate(messages):
-            new = execution.first_time(message) and number >= execution.shown
-            missed += new
-            events += self._iopub(execution, message, recorded=True, show=new)
-        there = {message["header"].get("msg_id") for message in messages}
-        for message in self._meanwhile:  # of a thread, since the kernel answered
-            if parent_id(message) == execution.msg_id and message["header"].get("msg_id") not in there:
-                self._iopub(execution, message, recorded=True, show=False)
-        if missed:
-            events.append(ev.OutputRecovered(execution.cell, missed))
-        return [*events, *self._cell_ended(execution, now)]
-
-    def _settle(self, execution: CellRequest, count: object, now: float) -> list[Event]:
-        """Decide on a cell, now that a kernel without a record has answered a question behind it.
-
-        Replies and outputs each come in order, so what the answer overtook will never come.
-
-        :param count: the execution count that the answer gave.
-        """
-        self._counted = count
-        if execution.over:
-            return self._cell_ended(execution, now)
-        if execution.reply is not None:
-            execution.idle = True
-            lost = self._lost(execution, "the end of this cell's output did not arrive")
-            return [*lost, *self._cell_ended(execution, now)]
-        if self._resumed and self._announced is not None:
-            if execution.cell.index < self._announced:
-                return self._ran_unheard(execution, now)
-            if execution.cell.index > self._announced:
-                return self._send_cell(execution, now)
-        if self._nothing_saved and self._announced is None and not execution.seen:
-            return self._send_cell(execution, now)  # for a first cell would have been announced
-        if count == self._ledger.last_count(self.cells) and self._counts and not execution.heard:
-            reason = "the kernel has counted no cell since the one before"
-            return self._send_again(execution, reason, now, tell=execution.sent)
-        return self._unknown(execution, now)
-
-    def _may_have_run(self, cell: CodeCell) -> bool:
-        """Tell whether a cell may have been sent while the kernel kept no record."""
-        return self._announced is not None and cell.index <= self._announced
-
-    @property
-    def _counts(self) -> bool:
-        """Whether the kernel is known to count the cells that it runs."""
-        last = self._ledger.last_count(self.cells)
-        return self._ledger.records or (last > 0 and last == self.executed)
-
-    def _ran_unheard(self, execution: CellRequest, now: float) -> list[Event]:
-        """Count a cell as run: an earlier process sent a later one, which it does after success only."""
-        execution.reply, execution.idle = {"status": "ok", "execution_count": 0}, True
-        execution.suspect = True
-        following = self._cell_ended(execution, now)
-        self._ledger.forget_count(execution.cell)
-        return following
-
-    def _unknown(self, execution: CellRequest, now: float) -> list[Event]:
-        cell = execution.cell
-        if execution.error_output is not None:
-            execution.reply, execution.idle = {"status": "error", **execution.error_output}, True
-            return self._cell_ended(execution, now)
-        if self._options.on_unknown_cell == "rerun":
-            reason = "how it ended is unknown, and on_unknown_cell says rerun"
-            return self._send_again(execution, reason, now, tell=True)
-        error = UnknownOutcomeError(
-            f"the answer to {self._name(cell)} was lost: whether it ran and how it ended is unknown, so nothing "
-            "more was run. Set on_unknown_cell='rerun' for cells that may run twice",
-            cell_number=cell.number,
-            cell_index=cell.index,
-        )
-        return self._finish(self._stopping or error, now)
-
-    # --- Small things
+    # --- Helpers
 
     def _during(self) -> str:
         if self._current is None:

@@ -1,4 +1,6 @@
-"""What a run tells its driver and its observers; see :mod:`airflow_provider_smstudio.studio.execution.run`."""
+"""The events of a run, for its driver and its observers; see
+:mod:`airflow_provider_smstudio.studio.execution.run`.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +30,19 @@ class Interrupt:
 
 @dataclass(frozen=True)
 class CheckKernel:
-    """Ask the server whether the kernel still exists, and tell :meth:`NotebookRun.kernel_state`."""
+    """Ask the server whether the kernel still exists, and pass the answer to :meth:`NotebookRun.kernel_state`."""
 
 
 @dataclass(frozen=True)
 class CheckProcess:
-    """Look from beside the kernel whether its process still runs, and tell :meth:`NotebookRun.process_found`.
+    """Check from a second kernel whether the kernel's process still runs.
 
-    Asked for where the kernel has given no sign of life for long, which the server may have no word for, and where
-    it does not read what it is sent: the look wakes it up.
+    Pass the result to :meth:`NotebookRun.process_found`. A run asks for this check in two cases. The kernel has
+    given no sign of life for a long time, which the server may not report. Or the kernel does not read its
+    messages; then the check wakes it up.
 
-    :ivar process: names the process, where it is known; see :func:`kernel_probe_source.this_process`.
-    :ivar silence: for how long it has given no sign, in seconds.
+    :ivar process: the name of the process, if it is known; see :func:`kernel_probe_source.this_process`.
+    :ivar silence: how long the kernel has given no sign of life, in seconds.
     """
 
     process: str | None
@@ -48,16 +51,16 @@ class CheckProcess:
 
 @dataclass(frozen=True)
 class Save:
-    """Save :meth:`NotebookRun.snapshot`; ``required`` says that a failure may not be passed over."""
+    """Save :meth:`NotebookRun.snapshot`. If ``required``, the driver must not ignore a failure."""
 
     required: bool
 
 
 @dataclass(frozen=True)
 class Announce:
-    """Write down on Studio, before going on, that this cell's request may have been made.
+    """Record on Studio that this cell's request may have been sent, before the driver continues.
 
-    Asked for where the kernel itself keeps no record of its requests.
+    A run asks for this if the kernel keeps no record of its requests.
     """
 
     cell: CodeCell
@@ -65,10 +68,11 @@ class Announce:
 
 @dataclass(frozen=True)
 class Reconnect:
-    """Open the websocket anew and tell :meth:`NotebookRun.reconnected` or :meth:`NotebookRun.disconnected`.
+    """Open a new websocket, then call :meth:`NotebookRun.reconnected` or :meth:`NotebookRun.disconnected`.
 
-    :ivar orderly: close the one that is open first, in order and without losing a message of it.
-    :ivar fresh: open it under another client session's id, as a stranger to the server; then it is no orderly one.
+    :ivar orderly: whether to close the open websocket first, in order and without losing one of its messages.
+    :ivar fresh: whether to use a new client session id, which the server does not know. Then the reconnection does
+        not count as orderly.
     """
 
     orderly: bool
@@ -77,7 +81,7 @@ class Reconnect:
 
 @dataclass(frozen=True)
 class Reattached:
-    """A later process goes on with the run; ``done`` cells of ``total`` are known to have run."""
+    """A later process continues the run; ``done`` cells of ``total`` are known to have run."""
 
     done: int
     total: int
@@ -85,7 +89,7 @@ class Reattached:
 
 @dataclass(frozen=True)
 class CellHadRun:
-    """A cell had run to its end before this process began; ``outputs`` are those of the executed notebook."""
+    """A cell ran to its end before this process began; ``outputs`` are those of the executed notebook."""
 
     cell: CodeCell
     total: int
@@ -95,7 +99,7 @@ class CellHadRun:
 
 @dataclass(frozen=True)
 class Disconnected:
-    """The connection to the kernel is lost, or could again not be made; ``retry_in`` seconds is the next try."""
+    """The connection to the kernel is lost, or a reconnection failed; the next one is in ``retry_in`` seconds."""
 
     reason: str
     retry_in: float
@@ -103,14 +107,14 @@ class Disconnected:
 
 @dataclass(frozen=True)
 class Reconnected:
-    """The connection is there again after ``seconds``."""
+    """The run is connected again after ``seconds``."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class OutputRecovered:
-    """The kernel's own record of a cell was fetched: ``messages`` had not arrived."""
+    """The run fetched a cell's messages from the kernel record; ``messages`` of them had not arrived."""
 
     cell: CodeCell
     messages: int
@@ -118,14 +122,14 @@ class OutputRecovered:
 
 @dataclass(frozen=True)
 class RecordEnded:
-    """The kernel keeps no record of the run, or none any more; ``reason`` says why."""
+    """The kernel keeps no record of the run, or no longer keeps one; ``reason`` says why."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class CellSentAgain:
-    """A cell's request is made once more; ``reason`` says why that is sound."""
+    """The run sends a cell's request again; ``reason`` says why this is allowed."""
 
     cell: CodeCell
     reason: str
@@ -148,7 +152,7 @@ class CellStarted:
 
 @dataclass(frozen=True)
 class CellOutput:
-    """A cell, perhaps one that has finished, brought a piece of output."""
+    """A piece of output of a cell arrived. The cell may have finished before."""
 
     cell: CodeCell
     output: NotebookNode
@@ -156,7 +160,7 @@ class CellOutput:
 
 @dataclass(frozen=True)
 class OutputLost:
-    """Output of a cell is missing for good; ``reason`` says why."""
+    """Output of a cell is lost and cannot be fetched; ``reason`` says why."""
 
     cell: CodeCell
     reason: str
@@ -164,7 +168,7 @@ class OutputLost:
 
 @dataclass(frozen=True)
 class CellFinished:
-    """A cell ended; ``error`` is what it raised, even where the run goes on, or why it was interrupted."""
+    """A cell ended; ``error`` is its error, even if the run continues, or the reason for its interrupt."""
 
     cell: CodeCell
     total: int
@@ -174,9 +178,10 @@ class CellFinished:
 
 @dataclass(frozen=True)
 class InstanceMemory:
-    """How full the memory of the machine is that the kernel shares with others.
+    """The memory use of the instance on which the kernel and other kernels run.
 
-    :ivar change: why it is told: ``instance.FIRST``, ``RISE`` (to a threshold: a warning) or ``FALL``.
+    :ivar reading: the reading.
+    :ivar change: why it is reported: ``memory.FIRST``, ``RISE`` (to a threshold: a warning) or ``FALL``.
     """
 
     reading: Reading

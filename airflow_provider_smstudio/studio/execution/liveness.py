@@ -1,9 +1,8 @@
-"""The connection of a run to its kernel: is it up, is the kernel there, and has it got what was sent; pure.
+"""The connection of a run to its kernel: is it up, does the kernel exist, do requests reach it? No I/O.
 
 This is the part of
-:class:`~airflow_provider_smstudio.studio.execution.run.NotebookRun` that is told what becomes of the
-websocket and of the kernel, and that says when to ask after them. What is to be asked once the way is open again
-is not its business.
+:class:`~airflow_provider_smstudio.studio.execution.run.NotebookRun` that receives the states of kernel websocket
+and kernel. It decides when to check them. It does not choose the queries after a reconnection.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from airflow_provider_smstudio.studio.protocol.messages import Message, request
 
 _BEAT = "-beat"
 _BEATS = 3
-"""So many heartbeats without an answer, and the connection is made anew."""
+"""After this number of heartbeats without an answer the run reconnects, if the kernel keeps a record."""
 
 _LOOK_PAUSE = 10.0
-"""Seconds between two looks at a kernel that does not read what it is sent, at least."""
+"""Minimum number of seconds between two process checks of a kernel that does not read its requests."""
 
 
 class ConnectedFlow(CellFlow):
@@ -58,8 +57,8 @@ class ConnectedFlow(CellFlow):
         )
         self._link = ConnectionState(options.reconnect_timeout)
         self.replays = options.replays
-        """Whether the server keeps what comes while nobody is connected; a driver that learns it may say so."""
-        # What kind of kernel it is may not have been saved yet.
+        """Whether the server keeps messages while no client is connected. The driver may change it."""
+        # An earlier process may have ended before it saved the type of the kernel.
         self._ready = resumed and self._ledger.recorded is not None
         self._check_at: float | None = None
         self._patience = options.unheard_limit
@@ -70,39 +69,42 @@ class ConnectedFlow(CellFlow):
         self._sign_at, self._looked_at = now, now - _LOOK_PAUSE
         self._process: str | None = None
         self._replaced = False
-        """Whether another process answers than the one that had the running cell."""
+        """Whether the answers come from another kernel process than the one that received the running cell."""
 
     @abstractmethod
     def _ask_anew(self, now: float) -> list[Event]:
-        """Ask whatever must be known now."""
+        """Send the queries that are needed now."""
 
-    # --- What the driver tells
+    # --- What the driver reports
 
     def kernel_state(self, state: str | None, now: float) -> list[Event]:
-        """Take the server's answer about the kernel.
+        """Process the server's answer about the kernel.
 
-        :param state: its ``execution_state``, or None when the server knows no such kernel. ``busy`` is no proof
-            of life: the server calls a kernel so long after it was killed. ``idle`` while a cell runs means that
-            its answer may be lost; a question behind it will tell. So does ``starting``: a kernel that was started
-            again and has run nothing since is called so (measured on jupyter_server 2.21).
+        ``busy`` does not prove that the kernel lives: the server reports it long after a kernel was killed.
+        ``idle`` while a cell runs means that the cell's reply may be lost. A query behind the cell then gives
+        certainty. The same is true for ``starting``: the server reports it for a restarted kernel that has run
+        nothing since (measured on jupyter_server 2.21).
+
+        :param state: its ``execution_state``, or None when the server does not know the kernel.
+        :param now: the monotonic clock's reading, in seconds.
         """
         if self.finished:
             return []
         if state is None or state == "dead":
             return self._kernel_died(outcomes.CRASHED if state else "the server does not know it any more", now)
         if self._current is not None and state == "busy":
-            self._current.seen = True  # so the request has reached it
+            self._current.seen = True  # the kernel has received the request
         if self._current is None or state not in ("idle", "starting") or not self._link.up:
             return []
         asked = self._inquiries.oldest()
         if asked is None:
             return self._ask_behind(now)
-        # Nobody knows how Studio Classic calls a kernel, and without a record a new connection may lose something.
+        # Studio Classic's kernel states are not known, and without a record a new connection may lose messages.
         sure = state == "idle" or self._recording
         return self._reopen(now) if sure and now >= asked + self._patience else []
 
     def disconnected(self, error: StudioError, now: float) -> list[Event]:
-        """Take it that the websocket broke, or that it could not be opened anew."""
+        """Record that the websocket closed, or that a reconnection failed."""
         if self.finished:
             return []
         if self._stopping is not None:
@@ -120,9 +122,10 @@ class ConnectedFlow(CellFlow):
         return [ev.Disconnected(str(error), pause)]
 
     def reconnected(self, now: float, *, orderly: bool = False) -> list[Event]:
-        """Take it that the websocket is open again.
+        """Record that the websocket is open again.
 
-        :param orderly: the one before was closed in order, so nothing of it was lost.
+        :param now: the monotonic clock's reading, in seconds.
+        :param orderly: whether the previous websocket was closed in order, without losing a message.
         """
         if self.finished:
             return []
@@ -134,10 +137,11 @@ class ConnectedFlow(CellFlow):
         return [*events, *self._ask_anew(now)]
 
     def process_found(self, there: bool | None, began: float, now: float) -> list[Event]:
-        """Take what a look at the kernel's process has shown, which :class:`~events.CheckProcess` asked for.
+        """Process the result of a check of the kernel's process, which :class:`~events.CheckProcess` asked for.
 
-        :param there: whether it is there; None where that could not be seen.
-        :param began: when the look began; what the kernel has said since counts for more.
+        :param there: whether the process exists; None if the check could not find out.
+        :param began: when the check began. A sign of life after that takes precedence.
+        :param now: the monotonic clock's reading, in seconds.
         """
         if self.finished or there is not False or self._sign_at > began:
             return []
@@ -145,19 +149,19 @@ class ConnectedFlow(CellFlow):
 
     @property
     def unbroken(self) -> bool:
-        """Whether all that the running cell has brought so far has come, as far as this process knows."""
+        """Whether all messages of the running cell so far have arrived, as far as this process knows."""
         return self._link.up and (self._current is None or (self.replays and not self._current.suspect))
 
-    # --- Whether it is up, and the kernel there
+    # --- Is the connection up, and does the kernel exist?
 
     def _listen(self, now: float) -> list[Event]:
-        """While the connection is up: is it, and is the kernel there, and has it got what was sent?"""
+        """Return the checks of connection, kernel and requests that are due while the websocket is open."""
         events: list[Event] = []
         if self._settle_at is not None and now >= self._settle_at:
             events += self._ask_behind(now)
         if self._beat_at is not None and now >= self._beat_at:
             if self._beats >= _BEATS and self._recording:
-                self._reopened = True  # the same channels would not help
+                self._reopened = True  # a websocket to the same channels would not help
                 return [*events, *self._reopen(now)]
             events.append(self._heartbeat(now))
         unheard_by = self._unheard_by()
@@ -169,18 +173,18 @@ class ConnectedFlow(CellFlow):
         return events
 
     def _look_at(self) -> float | None:
-        """Tell when it is to be looked whether the kernel's process is there, None while it has nothing to do.
+        """Return when to check the kernel's process next, or None while the kernel has no work.
 
-        Whether the websocket is up does not matter: a server may not open one to a kernel that has crashed.
+        This does not need an open websocket: a server may refuse one for a kernel that has crashed.
         """
         limit, waits = self._options.crash_check_after, self._current is not None or bool(self._inquiries)
-        starts = not self._ready and not self._resumed  # which has a limit of its own
+        starts = not self._ready and not self._resumed  # the start has its own limit
         if limit is None or not waits or starts or self._stopping is not None:
             return None
         return max(self._sign_at, self._looked_at) + limit
 
     def _look(self, now: float) -> list[Event]:
-        """Have it looked whether the kernel's process is there, if it is time."""
+        """Ask for a check of the kernel's process, if one is due."""
         look_at = self._look_at()
         return self._look_now(now) if look_at is not None and now >= look_at else []
 
@@ -191,41 +195,41 @@ class ConnectedFlow(CellFlow):
         return [ev.CheckProcess(self._ledger.process, now - self._sign_at)]
 
     def _reopen(self, now: float) -> list[Event]:
-        """Have the connection made anew, in order.
+        """Ask for a reconnection, in order.
 
-        Kernels of ipykernel 7.0 to 7.3 may leave a request unread until the next connection comes
-        (ipython/ipykernel#1554): a new one gets it read, and loses nothing.
+        Kernels of ipykernel 7.0 to 7.3 may leave a request unread until the next connection
+        (ipython/ipykernel#1554). A new connection makes the kernel read it, and loses no message.
         """
-        # Where that did not help, the server may have given us channels that the kernel does not hear: measured on
-        # jupyter_server 2.21 after a connection that broke unseen, and whose successor broke at once. A stranger
-        # gets new ones; he gets no reply to what was sent before, so where a cell runs, the kernel's record must
-        # know that.
+        # If that did not help, our messages may no longer reach the kernel over the server's channels. Measured on
+        # jupyter_server 2.21: the connection broke unnoticed, and the next one broke at once. A new client session
+        # gets new channels but no replies to earlier requests. So while a cell runs, this needs a kernel record.
         fresh = self._reopened and (self._recording or self._current is None or not self._ready)
         again, self._reopened = self._reopened, True
         self._reopened_at, self._patience, self._beats = now, min(2 * self._patience, 60.0), 0
-        # jupyter_server_documents keeps one connection to the kernel whatever websockets come, so a new websocket
-        # does not wake the kernel there (measured, 0.2.6 with ipykernel 7.3): a look at it does.
+        # jupyter_server_documents keeps one connection to the kernel for all websockets. So a new websocket does
+        # not wake the kernel there (measured, 0.2.6 with ipykernel 7.3), but a check of its process does.
         look = self._look_now(now) if again and now >= self._looked_at + _LOOK_PAUSE else []
         return [*look, ev.Reconnect(orderly=True, fresh=fresh)]
 
     def _unheard_by(self) -> float | None:
-        """Tell when a sign must have come that the kernel has got what was sent last, None if none is due."""
+        """Return when a sign is due that the kernel has received the last request, or None if none is due."""
         since = self._inquiries.half_answered()
         if self._current is None or self._current.over or self._replaced:
             since = self._inquiries.oldest()
             over_at = self._current.over_at if self._current is not None else None
             if since is not None and over_at is not None:
-                since = max(since, over_at)  # a question behind a long cell is not late before that has ended
+                since = max(since, over_at)  # a query behind a long cell is not late before the cell has ended
         elif not self._current.seen:
             since = self._current.started
         return None if since is None else max(since, self._reopened_at) + self._patience
 
     def _heartbeat(self, now: float) -> ev.Send:
-        """Ask on the control channel, which answers while a cell runs.
+        """Make a heartbeat: a request on the control channel, which the kernel answers while a cell runs.
 
-        This counts as activity for Studio's idle shutdown, which else may end an app under a silent cell
-        (measured: it moves ``lastActiveTimestamp`` of ``/api/idle``). A kernel that holds Python's lock for long
-        cannot answer, and is well; but where several stay without an answer the connection may be at fault.
+        It counts as activity for Studio's idle shutdown, which otherwise may stop an app while a silent cell runs
+        (measured: it moves ``lastActiveTimestamp`` of ``/api/idle``). A kernel that holds Python's lock for a long
+        time cannot answer, although it is healthy. But if several heartbeats get no answer, the connection may be
+        the cause.
         """
         self._beat_at = now + self._options.heartbeat_interval
         self._beats += 1
@@ -235,21 +239,22 @@ class ConnectedFlow(CellFlow):
         )
 
     def _heard(self) -> None:
-        """Take it that the kernel gets what is sent."""
+        """Record that requests reach the kernel."""
         self._patience, self._reopened, self._replaced = self._options.unheard_limit, False, False
 
     def _know_kernel(self, message: Message) -> None:
-        """Remember which process answers; the server speaks of our requests as well, but not of their states."""
+        """Remember which process answers. Only statuses and replies count; the server itself sends others."""
         msg_type = message["header"].get("msg_type", "")
         if msg_type == "status" or msg_type.endswith("_reply"):
             self._process = message["header"].get("session")
 
     def _alive(self, message: Message, now: float) -> list[Event]:
-        """Take the answer that shows that the kernel is there, and see whether it is the same one.
+        """Process the answer to a heartbeat, and check whether it comes from the same kernel process.
 
-        An IPython kernel that was started again has another session in its messages. The server tells of that but
-        once, and where that was lost a restarted kernel would be taken for one whose cell still runs. A question
-        is not behind the cell then, so its answer is due: ipykernel 7.0 to 7.3 may leave it unread after a start.
+        An IPython kernel that was restarted has another session in its messages. The server reports a restart only
+        once. If that report is lost, the cell would seem to run still, although the kernel is new. A query then
+        does not wait behind the cell, so its answer is due. ipykernel 7.0 to 7.3 may leave it unread after a
+        start.
         """
         process = message["header"].get("session")
         if not process or not message["header"].get("msg_type", "").endswith("_reply"):
@@ -262,5 +267,5 @@ class ConnectedFlow(CellFlow):
 
 
 def is_heartbeat(parent: str) -> bool:
-    """Tell whether a message with this parent belongs to a heartbeat."""
+    """Return whether a message with this parent belongs to a heartbeat."""
     return parent.endswith(_BEAT)

@@ -1,4 +1,4 @@
-"""When a reading of the instance's memory is worth a line in the log; pure."""
+"""Decide which readings of the instance's memory need a line in the log. No I/O."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import math
 from airflow_provider_smstudio.studio.protocol.instance_metrics import THRESHOLDS, Reading
 
 FIRST, RISE, FALL = "first", "rise", "fall"
-"""What a reading is worth telling for: as the run's first, for a threshold that it reached, for a clear fall."""
+"""Why a reading is reported: it is the run's first, it reached a threshold, or it fell clearly."""
 
 _CLEARLY = 10.0
-"""So many percentage points below a threshold the memory has clearly fallen again."""
+"""How many percentage points below a threshold the memory use must be to count as fallen."""
 
 _QUIET = 600.0
-"""Seconds for which the same threshold is not told again, for notebooks whose memory goes up and down."""
+"""Seconds before the same threshold is reported again, for notebooks whose memory use goes up and down."""
 
 _MOMENT = 1.0
 
 
 def describe(reading: Reading, change: str) -> str:
-    """Write a line of the log.
+    """Return a line for the log.
 
+    :param reading: the reading to report.
     :param change: ``FIRST``, ``RISE`` or ``FALL``.
     """
     if change == FIRST:
@@ -37,7 +38,7 @@ def describe(reading: Reading, change: str) -> str:
 
 
 class MemoryGauge:
-    """Decides for one run which readings are worth a line.
+    """Decides for one run which readings need a line in the log.
 
     :param interval: time between two readings, in seconds.
     """
@@ -52,26 +53,26 @@ class MemoryGauge:
 
     @property
     def level(self) -> float | None:
-        """The threshold that stands reached, 0 for none, None before the first reading."""
+        """The threshold that is reached now, 0 for none, None before the first reading."""
         return self._level
 
     def go_on(self, level: float | None) -> None:
-        """Go on where another process's gauge was, so that nothing is told twice."""
+        """Continue from the level of another process's gauge, so that no level is reported twice."""
         self._level, self._warned = level, bool(level)
 
     def due(self, now: float) -> bool:
-        """Tell whether it is time for a reading."""
+        """Return whether the next reading is due."""
         return now >= self._next_at
 
     def wait(self, now: float) -> None:
-        """Take it that a reading may come in a moment: it is due again then."""
+        """Postpone the next reading by a moment, so that the driver does not ask again at once."""
         self._next_at = now + min(self.interval / 4, _MOMENT)
 
     def take(self, reading: Reading, now: float) -> str | None:
-        """Take a reading.
+        """Process a reading.
 
-        :return: what it is worth telling for: ``FIRST``, ``RISE``, ``FALL``; None for one that is not, and for one
-            that was taken before.
+        :return: why to report it: ``FIRST``, ``RISE`` or ``FALL``. None if the reading needs no report or is not
+            new.
         """
         if self._seen and reading.at <= self._seen[-1].at:
             return None
@@ -96,10 +97,10 @@ class MemoryGauge:
         return max(reached, min(self._level or 0.0, held))
 
     def before(self, now: float) -> str:
-        """Tell how full the memory was before something happened; empty where that is not known.
+        """Return a text about the memory use before an event, or an empty text if it is not known.
 
-        It is the fuller of the last two readings: the last one may have been made when a killed kernel's memory
-        was free already, and the server had not told of its end yet.
+        It uses the higher of the last two readings. The last reading may be too low: a killed kernel's memory is
+        free before the server reports the kernel's end.
         """
         if not self._seen:
             return ""

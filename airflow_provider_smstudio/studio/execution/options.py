@@ -7,29 +7,29 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a notebook is run. All times are in seconds.
+    """How to run a notebook. All times are in seconds.
 
-    :ivar allow_errors: go on after a cell that raised.
+    :ivar allow_errors: continue after a cell that raised.
     :ivar cell_timeout: limit for each cell, None for no limit.
     :ivar kernel_start_timeout: limit from the open websocket to the kernel's first answer.
     :ivar interrupt_grace: how long an interrupted cell may take to end by itself.
     :ivar autosave_interval: shortest time between two saves while the notebook runs.
-    :ivar check_interval: silence after which the server is asked whether the kernel still exists.
-    :ivar settle_time: silence after which a cell's missing ``execute_reply`` or ``idle`` is looked into.
-    :ivar heartbeat_interval: time between two requests that show a running cell to Studio's idle shutdown.
-    :ivar memory_interval: time between two looks at the memory of a space's instance.
-    :ivar crash_check_after: time without a sign of life of a kernel that has something to do, after which it is
-        looked whether its process is there; None for never. Heartbeats are the signs while a cell runs, so it must
-        be longer than ``heartbeat_interval``.
-    :ivar unheard_limit: how long a request may go without any sign that the kernel has it.
-    :ivar reconnect_timeout: how long a lost connection is tried to be made again.
-    :ivar record: have an IPython kernel keep a record of the run's requests and of their output.
-    :ivar record_limit: bytes of output that an IPython kernel keeps of what is not saved yet, so that what a
-        broken connection or the server's rate limit swallows can be fetched; 0 for none.
-    :ivar on_unknown_cell: what to do about a cell that may have run, where nobody can tell: ``fail`` or
-        ``rerun``.
-    :ivar replays: whether the server keeps what comes while nobody is connected, for whoever comes next under the
-        same client session's id. Stock Jupyter servers do; Studio Classic probably does not, and
+    :ivar check_interval: time without a message after which the run asks the server whether the kernel exists.
+    :ivar settle_time: how long to wait for a cell's missing ``execute_reply`` or ``idle`` before the run asks the
+        kernel about it.
+    :ivar heartbeat_interval: time between two heartbeats. They show Studio's idle shutdown that a cell runs.
+    :ivar memory_interval: time between two readings of the memory of a space's instance.
+    :ivar crash_check_after: how long a kernel with work to do may give no sign of life before the run checks its
+        process; None for never. While a cell runs, the answers to heartbeats are the signs of life. So it must be
+        longer than ``heartbeat_interval``.
+    :ivar unheard_limit: how long to wait for a sign that the kernel received a request.
+    :ivar reconnect_timeout: how long the run tries to reconnect.
+    :ivar record: whether an IPython kernel keeps a record of the run's requests and of their output.
+    :ivar record_limit: how many bytes of unsaved output an IPython kernel keeps in its record; 0 for none. From
+        there the run fetches output that a broken connection or the server's rate limit dropped.
+    :ivar on_unknown_cell: what to do if it is unknown whether or how a cell ran: ``fail`` or ``rerun``.
+    :ivar replays: whether the server keeps messages while no client is connected, for the next connection with the
+        same client session id. Stock Jupyter servers do. Studio Classic probably does not, and
         jupyter_server_documents does not.
     """
 

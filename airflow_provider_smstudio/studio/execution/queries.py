@@ -1,7 +1,7 @@
-"""Questions to the kernel beside the notebook's cells, and which of them have been answered; pure.
+"""Queries: requests to the kernel besides the notebook's cells, and their answers. No I/O.
 
-On the shell channel a kernel does one thing after the other, so a question's answer also tells that whatever
-was sent before it has been dealt with.
+On the shell channel a kernel processes one request after another. So the answer to a query also proves that the
+kernel has processed all earlier requests.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ READY, BEHIND, INSTALL, STATE, FETCH, REFUSE = "ready", "behind", "install", "st
 
 @dataclass
 class Query:
-    """A question.
+    """One query.
 
-    :ivar kind: what is asked: ``ready`` is the first ``kernel_info_request``, ``behind`` a request behind a cell
-        that runs nothing; the others concern the kernel's record.
-    :ivar asked: when, by the monotonic clock.
-    :ivar execution: the cell's request that it is about, if any.
-    :ivar half: since when the other one of reply and idle is due: one has come, and no output has since.
+    :ivar kind: the type of the query. ``ready`` is the first ``kernel_info_request``. ``behind`` is an empty
+        request that is queued behind a cell. The other types concern the kernel record.
+    :ivar asked: when it was sent, by the monotonic clock.
+    :ivar execution: the cell's request that it concerns, or None.
+    :ivar reply: the content of its reply, or None until that arrives.
+    :ivar idle: whether the kernel has reported ``idle`` for it.
+    :ivar half: since when only one of reply and idle has been there, or the time of the last output after that.
     """
 
     kind: str
@@ -38,7 +40,7 @@ class Query:
 
 
 class Queries:
-    """The questions that are open.
+    """The open queries, which still wait for their answers.
 
     :param session_id: the client session's id.
     """
@@ -51,49 +53,49 @@ class Queries:
         return bool(self._open)
 
     def pending(self, *kinds: str) -> bool:
-        """Tell whether a question of one of these kinds is open."""
+        """Return whether a query of one of these kinds is open."""
         return any(inquiry.kind in kinds for inquiry in self._open.values())
 
     def oldest(self) -> float | None:
-        """Tell when the oldest open question was asked."""
+        """Return when the oldest open query was sent, or None if no query is open."""
         return min((inquiry.asked for inquiry in self._open.values()), default=None)
 
     def half_answered(self) -> float | None:
-        """Tell since when one half of an answer has been there alone, None if there is no such question.
+        """Return since when a query has had only half of its answer, or None if there is no such query.
 
-        It waits for no cell any more. The other half is lost where the kernel was started again a moment ago and
-        the server did not hear its outputs yet (seen with jupyter_server 2.21).
+        Such a query no longer waits for a cell. The other half may be lost: after a restart of the kernel, the
+        server does not receive its outputs at once (seen with jupyter_server 2.21).
         """
         return min((inquiry.half for inquiry in self._open.values() if inquiry.half is not None), default=None)
 
     def output_comes(self, now: float) -> None:
-        """Take it that output of a cell has come: what was sent behind it may still be on its way."""
+        """Record that output of a cell has arrived: later messages may still be on their way."""
         for inquiry in self._open.values():
             if inquiry.half is not None:
                 inquiry.half = now
 
     def new_id(self) -> str:
-        """Make an id for a question that the kernel's record shall not hold."""
+        """Return a new id for a query, of the form that the kernel record does not list."""
         return f"{self._session_id}{HOUSEKEEPING}{uuid.uuid4().hex}"
 
     def ask(self, message: Message, kind: str, now: float, execution: CellRequest | None = None) -> Message:
-        """Note a question that is about to be sent."""
+        """Record a query that will be sent now, and return its message."""
         self._open[message["header"]["msg_id"]] = Query(kind, now, execution)
         return message
 
     def drop(self, *kinds: str) -> None:
-        """Forget questions; of these kinds, or all."""
+        """Forget the open queries of these kinds, or all of them."""
         self._open = {key: found for key, found in self._open.items() if kinds and found.kind not in kinds}
 
     def owns(self, parent: str) -> bool:
-        """Tell whether a message with this parent belongs to an open question."""
+        """Return whether a message with this parent belongs to an open query."""
         return parent in self._open
 
     def take(self, parent: str, message: Message, now: float) -> Query | None:
-        """Take a message that belongs to an open question.
+        """Process a message that belongs to an open query.
 
-        :return: the question when that answered it: reply and idle have come, since only the idle proves that
-            outputs are heard as well. It is not open any more then.
+        :return: the query if it is answered now, else None. An answer needs both reply and idle: only the idle
+            proves that outputs arrive as well. An answered query is no longer open.
         """
         inquiry = self._open[parent]
         msg_type = message["header"].get("msg_type", "")

@@ -1,4 +1,4 @@
-"""Whether the run's websocket is up, and when to try again if not; pure."""
+"""Track whether the run's websocket is open, and when to reconnect if not. No I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LONGEST_PAUSE = 15.0
 class ConnectionState:
     """The state of the connection to the kernel.
 
-    :param limit: seconds after which a connection that is down is given up.
+    :param limit: seconds after which the run stops trying to reconnect.
     """
 
     def __init__(self, limit: float) -> None:
@@ -17,7 +17,7 @@ class ConnectionState:
         self._down_since: float | None = None
         self._pause = 0.0
         self.retry_at: float | None = None
-        """When to try next; None while the connection is up, or while a try is under way."""
+        """When to reconnect next; None while the connection is up or a reconnection is in progress."""
 
     @property
     def up(self) -> bool:
@@ -25,13 +25,13 @@ class ConnectionState:
         return self._down_since is None
 
     def seconds_down(self, now: float) -> float:
-        """Tell for how long it has been down."""
+        """Return how many seconds the connection has been down, 0 while it is up."""
         return 0.0 if self._down_since is None else now - self._down_since
 
     def lost(self, now: float) -> float | None:
-        """Take it that the connection broke, or that opening it failed.
+        """Record that the connection broke, or that a reconnection failed.
 
-        :return: seconds until the next try; None when it has been down for too long.
+        :return: seconds until the next reconnection; None when the connection has been down for too long.
         """
         if self._down_since is None:
             self._down_since, self._pause = now, 0.0
@@ -45,13 +45,13 @@ class ConnectionState:
         return pause
 
     def try_now(self) -> None:
-        """Take it that a try begins."""
+        """Record that a reconnection begins."""
         self.retry_at = None
 
     def restored(self, now: float) -> float:
-        """Take it that the connection is there again.
+        """Record that the connection is up again.
 
-        :return: for how many seconds it was not.
+        :return: how many seconds it was down.
         """
         seconds = self.seconds_down(now)
         self._down_since = self.retry_at = None

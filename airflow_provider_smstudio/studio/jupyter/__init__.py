@@ -1,1 +1,1 @@
-"""The Jupyter server: login, REST API, kernel websockets, and what is done there beside a run."""
+"""The Jupyter server: login, REST API, kernel websockets, and the work on the server beside a run."""

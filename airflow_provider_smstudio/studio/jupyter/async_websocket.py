@@ -1,8 +1,8 @@
-"""One kernel's websocket on an event loop, on aiohttp; what :mod:`websocket` is for a thread.
+"""The websocket of one kernel on an event loop, built on aiohttp. :mod:`websocket` is the same for a thread.
 
-A process that watches over a thousand runs has a thousand of these, so they share one client and one set of
-certificates, and ask for less: the other side is pinged rarely, and asyncio's buffer for TLS, 256 KiB for each
-connection, is made smaller (measured: 313 KiB a connection with it, 85 without).
+A process that watches a thousand runs has a thousand of these websockets. So they share one client and one set of
+certificates. They send few pings, and they make asyncio's TLS buffer smaller, which has 256 KiB for each
+connection (measured: 313 KiB a connection with the large buffer, 85 KiB without it).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from airflow_provider_smstudio.studio.jupyter.websocket import DEAF_LIMIT, LOGIN
 from airflow_provider_smstudio.studio.protocol.messages import V1, Message, MessageError, decode, encode
 
 PING_AFTER = 10.0
-"""Seconds of silence after which the other side is asked whether it is there."""
+"""Seconds of silence after which the client sends a ping."""
 
 SILENCE_LIMIT = 25.0
-"""Seconds without a byte, our ping unanswered, after which the websocket counts as broken."""
+"""Seconds without a byte, not even an answer to a ping, after which the websocket counts as broken."""
 
 WebSocket: TypeAlias = "aiohttp.ClientWebSocketResponse[Any]"
 
@@ -36,8 +36,8 @@ _CLOSE_LIMIT = 2.0
 _SEND_LIMIT = 60.0
 _TLS_BUFFER = 32 * 1024
 _HURRIED = 2
-"""So many messages behind a request are acknowledged at once; a few more would save 40 ms a cell, which a thousand
-runs pay for with a sixth of their process's time."""
+"""The number of messages after a request that are acknowledged at once. A few more would save 40 ms a cell, but
+would cost a process with a thousand runs a sixth of its time."""
 
 
 class AsyncKernelWebSocket:
@@ -45,7 +45,7 @@ class AsyncKernelWebSocket:
 
     def __init__(self, ws: WebSocket) -> None:
         self.answers_pings = False
-        """Whether the other side has ever answered a ping; a proxy may swallow them."""
+        """Whether the other side has ever answered a ping; a proxy may drop pings."""
         self._ws = ws
         self.subprotocol: str | None = V1 if ws.protocol == V1 else None
         self._socket: Any = ws.get_extra_info("socket")
@@ -55,7 +55,7 @@ class AsyncKernelWebSocket:
     async def send(self, message: Message) -> None:
         """Send a message.
 
-        :raises ConnectionLostError: when the websocket has broken.
+        :raises ConnectionLostError: if the websocket broke.
         """
         payload = encode(message, self.subprotocol)
         self._hurried = 0
@@ -68,10 +68,10 @@ class AsyncKernelWebSocket:
     async def receive(self, timeout: float) -> Message | None:
         """Wait for the next message.
 
-        :param timeout: how long, in seconds.
-        :return: the message, or None when none came in time.
-        :raises ConnectionLostError: when the websocket has broken or was closed, or when nothing came for long,
-            not even the answer to a ping.
+        :param timeout: how long to wait, in seconds.
+        :return: the message, or None if none came in time.
+        :raises ConnectionLostError: if the websocket broke or was closed, or if nothing came for 25 seconds, not
+            even the answer to a ping. The limit is 90 seconds if no ping was ever answered.
         """
         try:
             found = await self._ws.receive(timeout=max(timeout, 0.001))
@@ -101,15 +101,15 @@ class AsyncKernelWebSocket:
             raise ConnectionLostError(f"the kernel's websocket brought {error}") from error
 
     async def hand_over(self) -> AsyncIterator[Message]:
-        """Close the websocket in order and yield what was still under way.
+        """Close the websocket in order, and yield the messages that still arrive.
 
-        The next websocket with the same client session then gets all that comes later.
+        The next websocket with the same client session then receives all later messages.
 
-        :raises ConnectionLostError: when it broke meanwhile, so that something may be lost.
+        :raises ConnectionLostError: if the websocket broke meanwhile. Then messages may be lost.
         """
         deadline = time.monotonic() + _HAND_OVER_LIMIT
         try:
-            # The library's own way to close throws away what it reads.
+            # The library's own method to close discards the messages that it reads.
             await self._ws.send_frame((1000).to_bytes(2, "big"), aiohttp.WSMsgType.CLOSE)
             while True:
                 found = await self._ws.receive(timeout=max(deadline - time.monotonic(), 0.001))
@@ -125,11 +125,11 @@ class AsyncKernelWebSocket:
             await self.close()
 
     async def close(self) -> None:
-        """Close the websocket; whatever the server still sends is not read."""
+        """Close the websocket. Do not read later messages of the server."""
         await self._quietly(asyncio.wait_for(self._ws.close(), _CLOSE_LIMIT))
 
     async def _look_after(self) -> None:
-        """Ask whether the other side is there after some silence; give up after much."""
+        """Send a ping after some silence. Raise an error after a long silence."""
         now = time.monotonic()
         if now >= self._heard + (SILENCE_LIMIT if self.answers_pings else max(DEAF_LIMIT, SILENCE_LIMIT)):
             raise ConnectionLostError(f"the kernel's websocket has been silent for {now - self._heard:.0f} s")
@@ -137,12 +137,12 @@ class AsyncKernelWebSocket:
             await self.ping()
 
     async def ping(self) -> None:
-        """Ask whether the other side is there."""
+        """Send a ping to find out whether the other side still answers."""
         self._pinged = time.monotonic()
         await self._quietly(self._ws.ping())
 
     async def _hurry(self) -> None:
-        """Acknowledge what has come at once: the server may wait for that; see :mod:`websocket`."""
+        """Acknowledge received messages at once: the server may wait for that; see :mod:`websocket`."""
         if self._hurried >= _HURRIED:
             return
         self._hurried += 1
@@ -153,13 +153,13 @@ class AsyncKernelWebSocket:
 
     @staticmethod
     async def _quietly(sending: Any) -> None:
-        """Send something that matters little; if the websocket has broken, the next receive tells."""
+        """Send something unimportant. If the websocket broke, the next receive reports it."""
         with contextlib.suppress(aiohttp.ClientError, OSError, RuntimeError, asyncio.TimeoutError):
             await sending
 
 
 class Sockets:
-    """Opens websockets for one event loop; all share an HTTP client and, for each file, a set of certificates."""
+    """Opens websockets for one event loop. They share an HTTP client, and the certificates of each file."""
 
     def __init__(self) -> None:
         self._trusted: dict[str, ssl.SSLContext] = {}
@@ -172,14 +172,14 @@ class Sockets:
             self._client = None
 
     async def open(self, session: StudioSession, path: str, timeout: float) -> WebSocket:
-        """Make one handshake.
+        """Make one handshake, and return the open websocket.
 
         :param session: the authenticated session.
-        :param path: below the server's base URL.
-        :param timeout: limit, in seconds.
+        :param path: the path below the server's base URL.
+        :param timeout: limit for the handshake, in seconds.
         """
         if self._client is None:
-            # Cookies are given with each handshake, and kept nowhere.
+            # Each handshake sends its own cookies; the client keeps none.
             self._client = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -214,9 +214,9 @@ async def connect(
 ) -> AsyncKernelWebSocket:
     """Open a kernel's websocket; like :func:`websocket.connect`.
 
-    :param renew: called with the number of logins known, and awaited, when the login has ended.
-    :raises KernelStartError: when the server knows no such kernel, or could not reach it.
-    :raises ConnectionLostError: when the websocket could not be opened.
+    :param renew: called with the known number of logins, and awaited, if the login has ended.
+    :raises KernelStartError: if the server knows no such kernel, or could not reach it.
+    :raises ConnectionLostError: if the websocket could not be opened.
     """
     seen, path = session.logins, channel_path(kernel_id, session_id)
     ws, status = await _try_handshake(sockets, session, path, timeout)
@@ -225,7 +225,7 @@ async def connect(
         ws, status = await _try_handshake(sockets, session, path, timeout)
     if ws is not None:
         channel = AsyncKernelWebSocket(ws)
-        await channel.ping()  # does the other side answer pings at all?
+        await channel.ping()  # to learn whether the other side answers pings
         return channel
     if status in (404, 500):
         raise KernelStartError(f"the server answered the kernel's websocket with HTTP {status}")
@@ -247,7 +247,7 @@ async def _try_handshake(
 
 
 def _shrink(ws: WebSocket) -> None:
-    """Give a TLS connection a smaller read buffer, where asyncio keeps it as in Python 3.11 to 3.13."""
+    """Give a TLS connection a smaller read buffer, if asyncio stores it as in Python 3.11 to 3.13."""
     protocol: Any = getattr(getattr(getattr(ws, "_conn", None), "transport", None), "_ssl_protocol", None)
     if isinstance(getattr(protocol, "_ssl_buffer", None), bytearray) and isinstance(
         getattr(protocol, "_ssl_buffer_view", None), memoryview
@@ -262,7 +262,7 @@ def _lost(error: BaseException) -> ConnectionLostError:
 
 
 def _kind(error: BaseException) -> str:
-    """Name a failure; the library's own texts may hold the request, and so cookies."""
+    """Return the name of a failure. The library's own texts may contain the request, and so cookies."""
     if isinstance(error, OSError) and error.strerror:
         return f"{type(error).__name__} ({error.strerror})"
     return type(error).__name__

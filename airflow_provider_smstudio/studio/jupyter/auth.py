@@ -1,8 +1,9 @@
-"""From a presigned URL to an authenticated HTTP session with Studio, and back to one when it has ended.
+"""Makes an authenticated HTTP session from a presigned URL, and logs in again after the login has ended.
 
-What is known of the front door: the presigned URL sets cookies and leads to the app; an expired one leads to
-a sign-in page on another host; while the app starts, a loading page stands in its place. What an ended login
-answers is not documented, so every plausible answer counts: 401, 403, a redirect, HTML where JSON is due.
+These facts about Studio's gateway are known. The presigned URL sets cookies and leads to the app. An expired URL
+leads to a sign-in page on another host. While the app starts, the gateway shows a loading page instead. The answer
+to a request after the end of a login is not documented. So every plausible answer counts: 401, 403, a redirect, or
+HTML instead of JSON.
 """
 
 from __future__ import annotations
@@ -37,23 +38,23 @@ _DEAD_STATUSES = ("Terminated", "Failed", "Deleted")
 _TRIES = 3
 _LOGIN_PAUSES = (0.5, 2.0)
 # While a kernel is starting, a Jupyter server may answer GET api/kernels with HTTP 500 (jupyter_server 2.21:
-# its list then holds a kernel without last_activity); in a backfill some kernel often is.
+# its list then contains a kernel without last_activity). In a backfill, some kernel is often starting.
 _PROOF_PAUSES = (0.2, 0.5, 1.0, 2.0)
 _READ_TIMEOUT = 60.0
 _HURRIED = 4.0
-"""A limit of so many seconds or less is that of a task that is being killed."""
+"""A request with a timeout of at most this number of seconds comes from a task that is being killed."""
 
 
 class StudioSession:
     """An authenticated HTTP session with one Studio app.
 
-    It logs in when first used, and anew when the login has ended, transparently and once for each request
-    that fails so. Cookies stay with the host of the presigned URL; redirects to another host are not followed.
+    It logs in at first use. If the login has ended, it logs in again and repeats the request, once for each
+    request. It sends cookies only to the host of the presigned URL, and does not follow redirects to another host.
 
-    :param presign: makes a fresh presigned URL; called for each login.
+    :param presign: returns a new presigned URL; called for each login.
     :param app_type: ``JupyterLab`` or ``JupyterServer``.
     :param verify: True for the system's certificates, or the path of a CA bundle. Never False.
-    :param on_secret: told every secret that is met, so that it can be masked elsewhere too.
+    :param on_secret: called with every secret that the session receives, so that the caller can mask it.
     """
 
     def __init__(
@@ -82,12 +83,12 @@ class StudioSession:
 
     @property
     def base_url(self) -> str:
-        """The Jupyter server's base URL, without a trailing slash; logs in if that has not happened."""
+        """The Jupyter server's base URL, without a trailing slash. Logs in if there was no login yet."""
         self._ensure()
         return f"{self._origin}{BASE_PATHS[self.app_type]}"
 
     def close(self) -> None:
-        """Close the connections. The login stays valid on the service's side until it ends by itself."""
+        """Close the connections. The login stays valid in Studio until it expires."""
         self._http.close()
 
     # --- Requests
@@ -105,35 +106,36 @@ class StudioSession:
 
         :param method: the HTTP method.
         :param path: the path below the base URL, percent-encoded, such as ``api/kernels``.
-        :param expect_json: HTML with a good status then means that the login has ended.
-        :param timeout: longest silence of the server, in seconds.
-        :return: the answer, whatever its status; only a login that has ended is dealt with here.
-        :raises SessionExpiredError: when a fresh login was refused as well.
-        :raises ServerError: when no answer came. GET, PUT and DELETE are tried three times where that may help; a
-            GET that may take few seconds only is not tried again for being slow.
+        :param expect_json: whether HTML with a good status means that the login has ended.
+        :param timeout: how long the server may be silent, in seconds.
+        :return: the answer with any status. This method handles only an ended login.
+        :raises SessionExpiredError: if Studio also refused the request after a new login.
+        :raises ServerError: if there was no answer. A POST is sent once. Other requests are sent up to three
+            times, if that may help. After a read timeout, only a GET with a timeout of more than 4 seconds is sent
+            again.
         """
         self._ensure()
         seen = self._logins
         response = self._send(method, path, timeout, dict(kwargs))
         if not self._login_ended(response, expect_json):
             return response
-        log.info("the Studio login has ended (HTTP %s): logging in anew", response.status_code)
+        log.info("the Studio login has ended (HTTP %s): logging in again", response.status_code)
         self.renew(seen)
         response = self._send(method, path, timeout, dict(kwargs))
         if not self._login_ended(response, expect_json) or _is_json(response):
-            return response  # a 403 of Jupyter's own says in JSON what it forbids
+            return response  # Jupyter's own 403 is JSON, and names the forbidden thing
         raise SessionExpiredError(
             f"Studio refused {method} {path} with HTTP {response.status_code} right after a fresh login. "
-            "Check that the role has sagemaker:CreatePresignedDomainUrl, and from which network it allows it"
+            "Check that the role has sagemaker:CreatePresignedDomainUrl, and that its policy allows this network"
         )
 
     def glance(self, path: str, *, timeout: float) -> requests.Response:
-        """Send a GET just once, for what is good to know: neither another try nor another login follows.
+        """Send a GET once, for information that the run does not need. It is not repeated, and no login follows.
 
         :param path: the path below the base URL, percent-encoded.
-        :param timeout: longest silence of the server, in seconds.
-        :return: the answer, whatever it is; a 401 or 403 may mean that the login has ended.
-        :raises ServerError: when no answer came, or there has been no login yet.
+        :param timeout: how long the server may be silent, in seconds.
+        :return: the answer with any status. A 401 or 403 may mean that the login has ended.
+        :raises ServerError: if there was no answer, or no login yet.
         """
         if self._logins == 0:
             raise ServerError(f"GET {path} was not sent: there has been no login", method="GET", path=path)
@@ -144,7 +146,7 @@ class StudioSession:
             raise ServerError(f"no answer to GET {path}: {_describe(error)}", method="GET", path=path) from None
 
     def websocket(self, path: str) -> tuple[str, str]:
-        """Return URL and ``Cookie`` header for a websocket.
+        """Return the URL and the ``Cookie`` header for a websocket.
 
         :param path: the path below the base URL, with its query.
         """
@@ -154,12 +156,12 @@ class StudioSession:
 
     @property
     def verify(self) -> bool | str:
-        """What TLS certificates are verified against: True or the path of a CA bundle."""
+        """The certificates that TLS is verified against: True or the path of a CA bundle."""
         return self._verify
 
     @property
     def logins(self) -> int:
-        """How many logins there have been."""
+        """The number of logins so far."""
         return self._logins
 
     def _send(self, method: str, path: str, timeout: float, kwargs: dict[str, Any]) -> requests.Response:
@@ -170,7 +172,7 @@ class StudioSession:
         for attempt in range(1, tries + 1):
             failure: str
             if hasattr(kwargs.get("data"), "seek"):
-                kwargs["data"].seek(0)  # an earlier try may have read the file
+                kwargs["data"].seek(0)  # an earlier attempt may have read the file
             try:
                 response = self._http.request(
                     method,
@@ -178,7 +180,7 @@ class StudioSession:
                     allow_redirects=False,
                     timeout=(10, timeout),
                     headers=headers,
-                    verify=self._verify,  # a session's own would give way to REQUESTS_CA_BUNDLE
+                    verify=self._verify,  # REQUESTS_CA_BUNDLE would override session.verify
                     **kwargs,
                 )
                 if response.status_code not in passing or attempt == tries:
@@ -188,7 +190,7 @@ class StudioSession:
                 failure = _describe(error)
                 hurried = method != "GET" or timeout <= _HURRIED
                 slow = isinstance(error, requests.exceptions.ReadTimeout) and hurried
-                if attempt == tries or slow:  # what is slow is not made faster by asking twice
+                if attempt == tries or slow:  # a second request would not be faster
                     raise ServerError(
                         f"no answer to {method} {path} from the Jupyter server: {failure}",
                         method=method,
@@ -208,9 +210,9 @@ class StudioSession:
     # --- Login
 
     def renew(self, seen: int | None = None) -> None:
-        """Log in anew.
+        """Log in again.
 
-        :param seen: the number of logins that the caller knew; nothing happens if there has been one since.
+        :param seen: the number of logins that the caller knew. If there was another login since, nothing happens.
         """
         with self._lock:
             if seen is None or seen == self._logins:
@@ -233,7 +235,7 @@ class StudioSession:
                 time.sleep(pause)
 
     def _login_once(self) -> None:
-        url = self._presign()  # a new one each time: whether a link works twice is not known
+        url = self._presign()  # a new URL for each login: a used one may fail
         parts = urlsplit(url)
         for secret in (url, *(value for _, value in parse_qsl(parts.query))):
             self._on_secret(secret)
@@ -256,8 +258,8 @@ class StudioSession:
         response, left = self._follow(url)
         if left == "link":
             raise LoginLinkExpiredError(
-                "Studio did not accept the presigned URL and sent us to its sign-in page. The URL has expired "
-                "(they live for 5 minutes at most), or the app behind it is not running: wait for the app with "
+                "Studio did not accept the presigned URL and redirected to its sign-in page. The URL has expired "
+                "(it is valid for at most 5 minutes), or its app is not running. Wait for the app with "
                 "SageMakerStudioAppSensor"
             )
         if left == "app":
@@ -273,7 +275,10 @@ class StudioSession:
             raise LoginLinkExpiredError(f"Studio did not accept the presigned URL (HTTP {status})")
 
     def _follow(self, url: str) -> tuple[requests.Response, str | None]:
-        """Follow redirects on the host only; tell where it was left: from the link or from the app."""
+        """Follow redirects on the same host, and return the last answer.
+
+        :return: the answer, and which page redirected to another host: ``link``, ``app``, or None if none did.
+        """
         at_link = True
         for _ in range(10):
             response = self._get(url)
@@ -284,17 +289,17 @@ class StudioSession:
             if f"{parts.scheme}://{parts.netloc}" != self._origin:
                 return response, "link" if at_link else "app"
             at_link = parts.path.rstrip("/") == "/auth"
-        raise LoginError("Studio's login sent us in a circle of redirects")
+        raise LoginError("Studio's login was redirected 10 times without an end")
 
     def _get(self, url: str) -> requests.Response:
         try:
             return self._http.get(url, allow_redirects=False, timeout=(10, _READ_TIMEOUT), verify=self._verify)
         except requests.RequestException as error:
-            # The original holds the presigned URL.
+            # The original error contains the presigned URL.
             raise NoAnswerError(f"no answer from Studio at {self._origin}: {_describe(error)}") from None
 
     def _check_classic_app(self) -> None:
-        """Ask Classic's front door how its app is; the login itself has started it if it was stopped."""
+        """Ask Classic's gateway for the app's status. The login itself has already started a stopped app."""
         response = self._get(f"{self._origin}/app?appType={JUPYTER_SERVER}&appName=default")
         status = response.text.strip().strip('"') if response.status_code == 200 else ""
         if status in _DEAD_STATUSES:
@@ -324,9 +329,10 @@ class StudioSession:
             )
 
     def _xsrf_cookie(self, *, own: bool = False) -> str:
-        """Return the XSRF value that counts for the server: of the cookie with the longest fitting path.
+        """Return the XSRF value for the server: the value of the cookie with the longest matching path.
 
-        :param own: only that of the Jupyter server, whose path is its base; a front door may have one, too.
+        :param own: use only the Jupyter server's cookie, whose path is the base path. The gateway may set another
+            one.
         """
         base = f"{BASE_PATHS[self.app_type]}/"
         fitting = [
@@ -340,7 +346,7 @@ class StudioSession:
         return (value or "").strip('"')
 
     def _prove(self) -> None:
-        """See that Jupyter itself answers: pages of the front door have status 200 as well."""
+        """Check that Jupyter itself answers: pages of the gateway also have status 200."""
         url = f"{self._origin}{BASE_PATHS[self.app_type]}/api/kernels"
         response = self._get(url)
         for pause in _PROOF_PAUSES:
@@ -370,7 +376,7 @@ def _is_json(response: requests.Response) -> bool:
 
 
 def _describe(error: Exception) -> str:
-    """Name a failure without its text, which may hold the URL."""
+    """Return the name of a failure without its text, which may contain the URL."""
     kinds = {
         requests.exceptions.SSLError: "the TLS certificate was not accepted",
         requests.exceptions.ConnectTimeout: "connecting took too long",

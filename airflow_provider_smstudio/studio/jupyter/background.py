@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 
 Begin = Callable[[Callable[[], None]], object]
-"""Has something done in the background."""
+"""Runs a function in the background."""
 
 
 def in_daemon(work: Callable[[], None]) -> None:
-    """Do something in a thread of its own that keeps no process from ending."""
+    """Run a function in its own daemon thread, which does not keep the process alive."""
     threading.Thread(target=work, name="smstudio-background", daemon=True).start()

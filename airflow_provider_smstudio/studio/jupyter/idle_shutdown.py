@@ -1,9 +1,9 @@
-"""Shows a running notebook to Studio's idle shutdown where the Jupyter server does not note what its kernel does.
+"""Reports a running notebook's activity to Studio's idle shutdown, if the Jupyter server does not report it.
 
-The idle shutdown asks the server's ``/api/idle``. It tells the latest activity of sessions' kernels and of
-terminals, and remembers the latest that it has told (jupyter-activity-monitor-extension 0.3.2, measured). With
-jupyter_server_documents 0.2.0 a kernel's activity never moves (measured; with 0.2.6 it does). A new terminal
-counts.
+The idle shutdown asks the server's ``/api/idle``. This endpoint returns the latest activity of the sessions'
+kernels and of terminals. It remembers the latest activity that it has returned (jupyter-activity-monitor-extension
+0.3.2, measured). With jupyter_server_documents 0.2.0 a kernel's activity never changes (measured; with 0.2.6 it
+does). A new terminal counts as activity.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 log = logging.getLogger(__name__)
 
 INTERVAL = 600.0
-"""Seconds between two looks. Studio's shortest idle timeout is 60 minutes."""
+"""Seconds between two checks. Studio's shortest idle timeout is 60 minutes."""
 
 
 class ActivityReporter:
-    """Looks now and then whether the server notes the activity of one run's kernel, and shows it if not.
+    """Checks regularly whether the server reports the activity of one run's kernel. If not, it opens a terminal.
 
-    Nothing here delays a run or fails it.
+    It never delays a run, and never makes it fail.
 
     :param server: the Jupyter server.
     """
@@ -39,11 +39,11 @@ class ActivityReporter:
         self._lines: list[tuple[int, str]] = []
 
     def look(self, kernel_id: str | None, now: float, begin: Begin) -> None:
-        """Look, if it is time; tell what was found at an earlier look.
+        """Check, if it is time. Log the results of earlier checks.
 
-        :param kernel_id: the run's kernel, which has been at work since the last call; None while it is not.
-        :param now: the monotonic clock's reading.
-        :param begin: has something done in the background.
+        :param kernel_id: the run's kernel, if it has worked since the last call; None if not.
+        :param now: the time of the monotonic clock.
+        :param begin: runs a function in the background.
         """
         if self._server.classic or kernel_id is None:
             return
@@ -53,7 +53,7 @@ class ActivityReporter:
             log.log(level, line)
         if self._due is not None and now >= self._due:
             self._due = now + INTERVAL
-            with contextlib.suppress(RuntimeError):  # no thread is to be had
+            with contextlib.suppress(RuntimeError):  # no thread can be started
                 begin(lambda: self._note(kernel_id))
         self._due = now + INTERVAL if self._due is None else self._due
 
@@ -68,12 +68,12 @@ class ActivityReporter:
                 return  # an image without idle shutdown
             self._say(
                 logging.WARNING,
-                "the Jupyter server has noted no activity of this notebook for ten minutes, and Studio could not "
-                f"be shown it otherwise ({error}): the idle shutdown may stop the app while it runs",
+                "the Jupyter server has noted no activity of this notebook for ten minutes, and the client could "
+                f"not report it in another way ({error}). The idle shutdown may stop the app while it runs",
             )
 
     def _show(self) -> None:
-        """Make a terminal and have ``/api/idle`` see it."""
+        """Open a terminal, so that ``/api/idle`` reports it as activity, and close it."""
         name = self._server.make_terminal()
         try:
             self._server.idle_since()
@@ -83,11 +83,11 @@ class ActivityReporter:
         self._say(
             logging.INFO,
             "the Jupyter server has noted no activity of this notebook for ten minutes: a terminal is opened for "
-            "a moment now, and every ten minutes, which Studio's idle shutdown sees",
+            "a moment now, and every ten minutes. Studio's idle shutdown counts it as activity",
         )
 
     def _say(self, level: int, line: str) -> None:
-        """Have a line told once, by the run's own thread."""
+        """Store a line that the run's own thread logs, once."""
         with self._lock:
             if line not in self._said:
                 self._said.add(line)

@@ -1,7 +1,7 @@
-"""Reads how full an instance's memory is, beside the runs: nothing here delays or fails one.
+"""Reads how full an instance's memory is, beside the runs. A reading never delays a run and never makes it fail.
 
-All that use one Jupyter server share its readings, however many they are. Classic has no such endpoint, nor have
-images without the extension by AWS.
+All runs on one Jupyter server share its readings. Studio Classic does not have the endpoint. Images without the
+extension from AWS do not have it either.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from airflow_provider_smstudio.studio.protocol.instance_metrics import THRESHOLD
 _PATH = "aws/sagemaker/api/instance/metrics"
 _TIMEOUT = 5.0
 MAX_AGE = 20.0
-"""Seconds for which a reading is good for every run."""
+"""Seconds for which every run can use a reading."""
 
 _PAUSE = 300.0
-"""Seconds after an answer that does not tell, before the server is asked again."""
+"""Seconds before the server is asked again, after an answer without the memory."""
 
 
 class InstanceMeter:
-    """The readings of one Jupyter server's instance.
+    """Reads the memory of one Jupyter server's instance, and keeps the newest reading.
 
     :param session: the authenticated session.
     """
@@ -38,12 +38,12 @@ class InstanceMeter:
         self._quiet_until, self._quiet_login = -math.inf, 0
 
     def read(self) -> Reading | None:
-        """Ask the server, which takes some seconds at most.
+        """Ask the server for the memory, which takes a few seconds at most.
 
-        After a 404 it is not asked again before there was another login, after any other answer that does not tell
-        for some minutes.
+        After a 404, the server is not asked again before the next login. After any other answer without the
+        memory, it is not asked again for five minutes, or until the next login.
 
-        :return: None where it is not known; nothing is ever raised.
+        :return: the reading, or None if the memory is not known. This method raises no error.
         """
         if self._is_quiet(time.monotonic()):
             return None
@@ -62,11 +62,12 @@ class InstanceMeter:
         return self._newest
 
     def newest(self, now: float, begin: Begin, *, max_age: float = MAX_AGE) -> Reading | None:
-        """Return the newest reading if it is fresh; it waits for nothing.
+        """Return the newest reading if it is fresh, else None. Do not wait for the server.
 
-        :param now: the monotonic clock's reading.
-        :param begin: has another reading made in the background if the newest one is older than ``max_age``
-            seconds; a later call returns it.
+        :param now: the time of the monotonic clock.
+        :param begin: runs a function in the background. It makes a new reading if the newest one is older than
+            ``max_age`` seconds. A later call returns the new reading.
+        :param max_age: see ``begin``, in seconds.
         """
         found = self._newest
         if found is None or now > found.at + max_age:
@@ -79,7 +80,7 @@ class InstanceMeter:
         self._busy, self._asked_at = True, now
         try:
             begin(self._in_background)
-        except RuntimeError:  # no thread is to be had, now or any more
+        except RuntimeError:  # no thread can be started, now or later
             self._busy = False
 
     def _in_background(self) -> None:
@@ -94,9 +95,9 @@ class InstanceMeter:
         return now < self._quiet_until and self._session.logins == self._quiet_login
 
     def _ask(self, path: str) -> tuple[int | None, Any]:
-        """Return the status and the JSON of a good answer, None for what there is not."""
+        """Return the status, and the JSON of a good answer; None for each that is missing."""
         try:
             response = self._session.glance(path, timeout=_TIMEOUT)
             return response.status_code, response.json() if response.status_code == 200 else None
-        except Exception:  # whatever it is: nobody has to know
+        except Exception:  # any error: no run depends on a reading
             return None, None

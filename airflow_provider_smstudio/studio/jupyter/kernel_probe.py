@@ -1,9 +1,9 @@
-"""Looks from a second, short-lived kernel whether a run's kernel is still there.
+"""Checks from a second, short-lived kernel whether a run's kernel still exists.
 
-Some Jupyter servers never notice that a kernel has crashed (measured: jupyter_server_documents 0.2), and a kernel
-that is busy may be unable to answer for hours. A second kernel of the same space sees which of the two it is
-(:mod:`~airflow_provider_smstudio.studio.protocol.kernel_probe_source`). Everything here blocks, and belongs into a
-thread.
+Some Jupyter servers never notice that a kernel has crashed (measured: jupyter_server_documents 0.2). A busy kernel
+may be unable to answer for hours. A second kernel in the same space can distinguish the two cases
+(:mod:`~airflow_provider_smstudio.studio.protocol.kernel_probe_source`). All functions here block, so call them in
+a thread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from airflow_provider_smstudio.studio.protocol.messages import Message, request
 log = logging.getLogger(__name__)
 
 _LIMIT = 60.0
-"""Seconds that each step may take: the start, the websocket, the answer."""
+"""Seconds that each step may take: the start of the kernel, the websocket, the answer."""
 
 _MUTE_LIMIT = 15.0
 """Seconds without an answer after which the second kernel is replaced, once."""
@@ -42,11 +42,11 @@ _EXPRESSION = "smstudio"
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a look has shown.
+    """The result of a check.
 
-    :ivar began: when it began, by the monotonic clock.
-    :ivar there: whether the kernel's process is there; None where that could not be seen.
-    :ivar reason: why it could not be seen.
+    :ivar began: when the check began, by the monotonic clock.
+    :ivar there: whether the kernel's process exists; None if the check could not find out.
+    :ivar reason: why the check could not find out.
     """
 
     began: float
@@ -55,10 +55,10 @@ class ProbeResult:
 
 
 class KernelProbe:
-    """Looks for the kernel of one run, in the background.
+    """Checks the kernel of one run, in the background.
 
     :param server: the Jupyter server.
-    :param path: path of the second kernel's Jupyter session; see :meth:`Identity.look_path`.
+    :param path: the path of the second kernel's Jupyter session; see :meth:`Identity.look_path`.
     """
 
     def __init__(self, server: JupyterServer, path: str) -> None:
@@ -70,11 +70,11 @@ class KernelProbe:
         self._done.set()
 
     def begin(self, kernel_id: str, process: str | None, begin: Callable[[Callable[[], None]], object]) -> None:
-        """Begin to look; nothing happens while an earlier look is under way.
+        """Begin a check, unless an earlier check still runs.
 
-        :param kernel_id: the kernel to look for.
-        :param process: its process, where it is known: :func:`kernel_probe_source.this_process`.
-        :param begin: has something done in a thread.
+        :param kernel_id: the kernel to check.
+        :param process: its process, if known: :func:`kernel_probe_source.this_process`.
+        :param begin: runs a function in a thread.
         """
         with self._lock:
             if not self._done.is_set():
@@ -83,38 +83,38 @@ class KernelProbe:
             second = self._second = SecondKernel(self._server, self._path)
         try:
             begin(lambda: self._look(second, kernel_id, process))
-        except RuntimeError:  # no thread is to be had
+        except RuntimeError:  # no thread can be started
             self._done.set()
 
     def take(self) -> ProbeResult | None:
-        """Return what the last look has shown, once."""
+        """Return the result of the last check once; None if there is no new result."""
         with self._lock:
             found, self._finding = self._finding, None
         return found
 
     def end(self, seconds: float) -> None:
-        """Give up a look that is under way, and remove its kernel.
+        """Cancel a running check, and remove its kernel.
 
-        :param seconds: how long to wait for that at most.
+        :param seconds: how long to wait for that, at most.
         """
         second = self._second
         if second is None or self._done.is_set():
             return
         second.give_up()
         if second.begun and not self._done.wait(seconds):
-            second.remove()  # whose own thread may not live to do it
+            second.remove()  # its own thread may end before it removes the kernel
 
     def _look(self, second: SecondKernel, kernel_id: str, process: str | None) -> None:
         began = time.monotonic()
-        finding = ProbeResult(began, None, "the look failed")
+        finding = ProbeResult(began, None, "the check failed")
         try:
             with self._server.one_look, second:
                 text = second.ask(look_source(process, kernel_id))
             there = {kernel_probe_source.GONE: False, kernel_probe_source.THERE: True}.get(text)
-            finding = ProbeResult(began, there, "" if there is not None else "nothing here tells")
+            finding = ProbeResult(began, there, "" if there is not None else "the check found no answer")
         except StudioError as error:
             finding = ProbeResult(began, None, str(error))
-        except Exception as error:  # whatever it is, the next look may do better
+        except Exception as error:  # any error: the next check may succeed
             finding = ProbeResult(began, None, type(error).__name__)
         finally:
             with self._lock:
@@ -138,10 +138,10 @@ class KernelProbe:
 
 
 class SecondKernel:
-    """A short-lived kernel beside others; use it as a context manager, again for another kernel.
+    """A short-lived kernel beside the other kernels. Use it as a context manager, once.
 
     :param server: the Jupyter server.
-    :param path: its session's path.
+    :param path: the path of its Jupyter session.
     """
 
     def __init__(self, server: JupyterServer, path: str) -> None:
@@ -164,19 +164,13 @@ class SecondKernel:
         self.remove()
 
     def give_up(self) -> None:
-        """End what is under way as soon as possible; for another thread."""
+        """End the current step as soon as possible. Call this method from another thread."""
         self._given_up.set()
 
-    @property
-    def given_up(self) -> bool:
-        """Whether what is under way must end."""
-        return self._given_up.is_set()
+    def ask(self, code: str) -> str:
+        """Run code, and return the text that the code stores in the variable ``_smstudio``.
 
-    def ask(self, code: str, *, limit: float = _LIMIT) -> str:
-        """Run code, and return the text that it leaves in the variable ``_smstudio``.
-
-        :param limit: seconds to wait for the answer.
-        :raises StudioError: when there is no answer.
+        :raises StudioError: if there is no answer.
         """
         websocket = self._websocket
         assert websocket is not None  # noqa: S101  # __enter__ has opened it
@@ -213,10 +207,10 @@ class SecondKernel:
 
     def _require_wanted(self) -> None:
         if self._given_up.is_set():
-            raise ConnectionLostError("the look was given up")
+            raise ConnectionLostError("the check was cancelled")
 
     def remove(self) -> None:
-        """Remove the kernel; a failure is logged. Harmless when that is done already."""
+        """Remove the kernel, and log a failure. A second call does nothing."""
         websocket, self._websocket = self._websocket, None
         if websocket is not None:
             with contextlib.suppress(StudioError):
@@ -232,7 +226,7 @@ class SecondKernel:
             log.warning("the second kernel %s may still run: %s", self.kernel_id or "", error)
 
     def _sessions(self, timeout: float) -> list[tuple[str, str | None]]:
-        """Find what was started; a server may have made the session whose answer never came."""
+        """Return the sessions and kernels to remove. A server may have started a session and sent no answer."""
         if self._session_id is not None:
             return [(self._session_id, self.kernel_id)]
         found = [item for item in self._server.sessions(timeout=timeout) if item.get("path") == self._path]
@@ -240,11 +234,11 @@ class SecondKernel:
 
 
 def notes_activity(server: JupyterServer, path: str) -> bool:
-    """Tell whether the server notes when its kernels were last used, by using one.
+    """Return whether the server reports when its kernels were last used. A second kernel tests this.
 
     :param server: the Jupyter server.
-    :param path: path of the second kernel's Jupyter session.
-    :raises StudioError: when that cannot be tried.
+    :param path: the path of the second kernel's Jupyter session.
+    :raises StudioError: if the test failed.
     """
     with SecondKernel(server, path) as second:
         kernel_id = second.kernel_id or ""
@@ -255,7 +249,7 @@ def notes_activity(server: JupyterServer, path: str) -> bool:
 
 
 def look_source(process: str | None, kernel_id: str) -> str:
-    """Return the code that looks for a kernel's process, and leaves what it sees in ``_smstudio``."""
+    """Return the code that checks a kernel's process, and stores the result in ``_smstudio``."""
     return f"{_source()}\n_smstudio = look({process!a}, {kernel_id!a})\n"
 
 
@@ -265,9 +259,9 @@ def _source() -> str:
 
 
 def _python_kernel(specs: KernelSpecs) -> str:
-    """Choose a kernel that runs Python.
+    """Return the name of a kernelspec that runs Python.
 
-    :raises KernelStartError: when there is none.
+    :raises KernelStartError: if there is none.
     """
     names = [name for name in (specs.default, "python3", *specs.specs) if name in specs.specs]
     for name in names:
@@ -277,7 +271,7 @@ def _python_kernel(specs: KernelSpecs) -> str:
     for name in names:
         if name == "python3":
             return name
-    raise KernelStartError("the app has no Python kernel that could look")
+    raise KernelStartError("the app has no Python kernel for the check")
 
 
 def _question(code: str) -> Message:
@@ -293,9 +287,9 @@ def _question(code: str) -> Message:
 
 
 def _text(reply: Message) -> str:
-    """Read the text that the code has left.
+    """Return the text that the code has stored.
 
-    :raises ConnectionLostError: when it has left none.
+    :raises ConnectionLostError: if there is none.
     """
     try:
         shown = reply["content"]["user_expressions"][_EXPRESSION]["data"]["text/plain"]
@@ -303,5 +297,5 @@ def _text(reply: Message) -> str:
     except (KeyError, TypeError, ValueError, SyntaxError):
         text = None
     if not isinstance(text, str):
-        raise ConnectionLostError(f"a second kernel answered {reply['content'].get('status')!r} and no more")
+        raise ConnectionLostError(f"a second kernel answered {reply['content'].get('status')!r} without a result")
     return text

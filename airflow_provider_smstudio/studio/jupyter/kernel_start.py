@@ -1,4 +1,4 @@
-"""Waits until a server has done with a kernel's start, where the first request must not come earlier."""
+"""Waits until a server has finished the start of a kernel, if the first request must not come earlier."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ _LIMIT = 30.0
 def wait_until_settled(
     server: JupyterServer, kernel_id: str, websocket: KernelWebSocket, check: Callable[[], None]
 ) -> None:
-    """Wait until the server has ended its own questions to a kernel whose websocket has just been opened.
+    """Wait until the server has finished its own requests to a kernel whose websocket was just opened.
 
-    jupyter_server_documents 0.2 asks a kernel for its name ten times a second until it is idle. A reply that comes
-    in the moment of a request of ours is never read then, and the run hangs (measured, 0.2.6: four of a hundred
-    starts). So nothing is sent on the shell channel before REST has called the kernel idle for half a second. 0.3
-    calls it starting until somebody has sent something: there the kernel's answer on the control channel must do.
-    These servers are known by not counting websockets; for any other one nothing is waited for.
+    jupyter_server_documents 0.2 asks a kernel for its name ten times a second until the kernel is idle. If a reply
+    arrives at the same moment as the run's own request, it is never read, and the run hangs (measured, 0.2.6: four
+    of a hundred starts). So the run sends nothing on the shell channel before the REST API has reported the kernel
+    as idle for half a second. Version 0.3 reports a kernel as starting until a client has sent something. In that
+    case, this function returns two seconds after the kernel's reply on the control channel. These servers are
+    recognized because they do not count websockets. On any other server, this function returns at once. The wait
+    takes 30 seconds at most.
 
     :param server: the Jupyter server.
-    :param kernel_id: the kernel, which has been sent nothing yet.
-    :param websocket: its websocket; what comes meanwhile is nobody's.
-    :param check: called meanwhile; what it raises ends the waiting.
+    :param kernel_id: the kernel. The run has not sent it anything yet.
+    :param websocket: its websocket. Messages that arrive during the wait are dropped.
+    :param check: called during the wait. An error that it raises ends the wait.
     """
     if server.classic:
         return
@@ -52,7 +54,7 @@ def wait_until_settled(
                 websocket.send(request("kernel_info_request", {}, session=session, channel="control"))
             message = websocket.receive(0.1)
         except ConnectionLostError:
-            return  # the run will notice
+            return  # the run will notice the broken websocket
         except StudioError as error:
             log.info("the server could not be asked for the kernel: %s", error)
             return

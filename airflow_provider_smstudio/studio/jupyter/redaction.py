@@ -1,7 +1,7 @@
-"""Keeping secrets out of logs.
+"""Keeps secrets out of logs.
 
-A presigned URL is a login. Libraries below us print it at debug level: urllib3 the request's path, botocore
-the answer that holds the URL. A filter on their loggers takes the token out.
+A presigned URL is a login. The libraries that the client uses log it at debug level. urllib3 logs the request's
+path, and botocore logs the answer that contains the URL. A filter on their loggers removes the token.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _LOGGERS = ("urllib3.connectionpool", "botocore.parsers", "botocore.endpoint", "
 
 
 def redact(text: str) -> str:
-    """Replace tokens in URLs by ``***``."""
+    """Return a text with the tokens in its URLs replaced by ``***``."""
     return _TOKEN.sub(r"\1***", text)
 
 
@@ -31,6 +31,6 @@ _REDACTOR = _Redactor()
 
 
 def protect_library_logs() -> None:
-    """Install the filter; doing so again changes nothing."""
+    """Install the filter. A second call changes nothing."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_REDACTOR)

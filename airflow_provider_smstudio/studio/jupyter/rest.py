@@ -1,4 +1,4 @@
-"""Jupyter's REST API as Studio serves it: contents, kernelspecs, kernels, sessions, and Classic's own parts."""
+"""Jupyter's REST API in Studio: contents, kernelspecs, kernels, sessions, and Classic's own endpoints."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ _T = TypeVar("_T")
 class JupyterServer:
     """The Jupyter server of one Studio app.
 
-    Its methods raise :class:`ServerError` for answers that they do not expect, and what ``session`` raises.
+    Its methods raise :class:`ServerError` for unexpected answers, and the errors of ``session``.
 
     :param session: the authenticated session.
-    :ivar meter: tells how full the memory of a space's instance is; it raises nothing.
-    :ivar one_look: held while a second kernel looks for another one; see :mod:`kernel_probe`.
+    :ivar meter: reads how full the memory of a space's instance is; it raises no error.
+    :ivar one_look: a lock, held while a second kernel checks another kernel; see :mod:`kernel_probe`.
     """
 
     def __init__(self, session: StudioSession) -> None:
@@ -46,24 +46,24 @@ class JupyterServer:
 
     @property
     def classic(self) -> bool:
-        """Whether this is Studio Classic's server, with kernels in apps of their own."""
+        """Whether this is Studio Classic's server, whose kernels run in apps of their own."""
         return self.session.app_type == JUPYTER_SERVER
 
     def output_url(self, path: str) -> str:
-        """Return where a browser that is logged in to Studio shows a file; holds no secret."""
+        """Return the URL of a file for a browser that is logged in to Studio. It contains no secret."""
         return f"{self.session.base_url}/lab/tree/{quote(path)}"
 
     # --- Contents
 
     def content_type(self, path: str) -> str | None:
-        """Return ``notebook``, ``file`` or ``directory``, or None when nothing is there."""
+        """Return ``notebook``, ``file`` or ``directory``, or None if the path does not exist."""
         response = self._call("GET", _contents(path), params={"content": "0"}, ok=(200, 404))
         return None if response.status_code == 404 else str(_parsed(response, dict).get("type"))
 
     def read_notebook(self, path: str) -> NotebookNode:
         """Read a notebook.
 
-        :raises NotebookNotFoundError: when nothing is there; the message lists notebooks in the folder.
+        :raises NotebookNotFoundError: if the path does not exist; the message lists notebooks in the folder.
         :raises NotANotebookError: for a folder, another file, or an invalid notebook.
         """
         kind = self.content_type(path)
@@ -78,10 +78,10 @@ class JupyterServer:
         return nb.read(_parsed(response, dict).get("content"), path)
 
     def read_executed(self, path: str) -> NotebookNode:
-        """Read a notebook that another process may be just writing, which a Jupyter server shows half-written.
+        """Read a notebook that another process may be writing. The server may return a half-written file.
 
-        :raises NotebookNotFoundError: when nothing is there.
-        :raises NotANotebookError: when it stays invalid for some seconds.
+        :raises NotebookNotFoundError: if the path does not exist.
+        :raises NotANotebookError: if the notebook stays invalid for a few seconds.
         """
         for pause in (0.2, 0.5, 1.0, 2.0):
             try:
@@ -91,19 +91,19 @@ class JupyterServer:
         return self.read_notebook(path)
 
     def modified(self, path: str) -> str | None:
-        """Tell when a file was last changed, as the server writes it; None where nothing is there."""
+        """Return when a file was last changed, in the server's format; None if the path does not exist."""
         response = self._call("GET", _contents(path), params={"content": "0"}, ok=(200, 404), timeout=15)
         found = _parsed(response, dict).get("last_modified") if response.status_code == 200 else None
         return found if isinstance(found, str) else None
 
     def write_notebook(self, path: str, body: bytes | BinaryIO, *, timeout: float = 300) -> str | None:
-        """Write a notebook, over what is there.
+        """Write a notebook. An existing file is replaced.
 
-        :param path: where to.
-        :param body: the request, as :func:`save_request` makes it, or an open file that holds it.
+        :param path: the target path.
+        :param body: the request's body, as :func:`save_request` returns it, or an open file that contains it.
         :param timeout: limit for the answer, in seconds.
-        :return: what :meth:`modified` tells of it now; None where the answer does not say.
-        :raises SaveError: when the server did not take it.
+        :return: the file's new :meth:`modified` time; None if the answer does not contain it.
+        :raises SaveError: if the server did not accept the notebook.
         """
         headers = {"Content-Type": "application/json"}
         try:
@@ -112,14 +112,14 @@ class JupyterServer:
             raise SaveError(f"the notebook could not be saved at {path!r}: {error}", **error.fields) from error
         try:
             found = answer.json().get("last_modified")
-        except (ValueError, AttributeError):  # it was taken, whatever the answer looks like
+        except (ValueError, AttributeError):  # the notebook was saved, even if the answer is odd
             return None
         return found if isinstance(found, str) else None
 
     def make_folders(self, path: str) -> None:
-        """Create a folder and those above it, where they are missing.
+        """Create a folder and its parent folders, if they are missing.
 
-        :raises OutputPathError: when something other than a folder is in the way.
+        :raises OutputPathError: if one of the paths exists and is not a folder.
         """
         parts = [part for part in path.split("/") if part]
         for count in range(1, len(parts) + 1):
@@ -129,7 +129,7 @@ class JupyterServer:
                 try:
                     self._call("PUT", _contents(folder), json={"type": "directory"}, ok=(200, 201))
                 except ServerError:
-                    if self.content_type(folder) != "directory":  # else another run was faster
+                    if self.content_type(folder) != "directory":  # otherwise another run has created it
                         raise
             elif kind != "directory":
                 raise OutputPathError(f"{folder!r} is a {kind}, so no folder can be made there", path=folder)
@@ -148,7 +148,7 @@ class JupyterServer:
     # --- Kernels
 
     def kernelspecs(self) -> KernelSpecs:
-        """Return the kernels that can be started."""
+        """Return the kernelspecs of the kernels that can be started."""
         found = _parsed(self._call("GET", "api/kernelspecs"), dict)
         return KernelSpecs(found.get("default"), found.get("kernelspecs") or {})
 
@@ -161,9 +161,9 @@ class JupyterServer:
         return _objects(self._call("GET", "api/sessions", timeout=timeout))
 
     def find_session(self, session_id: str, *, timeout: float = 15) -> dict[str, Any] | None:
-        """Return one session, None when the server knows no such one, and so has ended its kernel.
+        """Return one session, or None if the server knows no such session and so has ended its kernel.
 
-        :raises ServerError: for any other answer; so for a 404 that is not the Jupyter server's own.
+        :raises ServerError: for any other answer, also for a 404 that is not from the Jupyter server itself.
         """
         response = self._call("GET", f"api/sessions/{quote(session_id)}", ok=(200, 404), timeout=timeout)
         found = _parsed(response, dict)
@@ -174,14 +174,14 @@ class JupyterServer:
         self._call("PATCH", f"api/sessions/{quote(session_id)}", json={"name": name}, timeout=timeout)
 
     def start_session(self, kernel: dict[str, str], path: str, name: str, *, timeout: float) -> dict[str, Any]:
-        """Make a session, which is what makes work visible to Studio's idle shutdown.
+        """Create a session. A session makes the work visible to Studio's idle shutdown.
 
-        In a space its type is ``console``: collaboration extensions take a session of type ``notebook`` for an
-        open document, and jupyter_server_documents 0.2 waits for ever for a document that is not there (measured).
-        Studio Classic was only ever seen with ``notebook``.
+        In a space, the session's type is ``console``. Collaboration extensions treat a session of type
+        ``notebook`` as an open document. jupyter_server_documents 0.2 then waits forever if the document does not
+        exist (measured). In Studio Classic, only the type ``notebook`` has been seen.
 
-        :param kernel: ``{"name": …}`` to start a kernel with it, ``{"id": …}`` for one that runs.
-        :param path: the session's path, which must be new; the kernel works in its folder.
+        :param kernel: ``{"name": …}`` to start a new kernel, or ``{"id": …}`` for a running kernel.
+        :param path: the session's path, which must be new. Its folder is the kernel's working directory.
         :param name: the session's name.
         :param timeout: limit for the answer, in seconds.
         :return: the session, with its ``id`` and ``kernel``.
@@ -192,10 +192,10 @@ class JupyterServer:
         return _with_id(response, ("id",), ("kernel", "id"))
 
     def start_classic_kernel(self, choice: KernelChoice, path: str, *, timeout: float) -> dict[str, Any]:
-        """Start a kernel in Classic; the answer comes when its KernelGateway app is up: minutes.
+        """Start a kernel in Classic. The answer comes after minutes, when its KernelGateway app runs.
 
         :param choice: the kernel.
-        :param path: the path for which it is started.
+        :param path: the path that the kernel is started for.
         :param timeout: limit for the answer, in seconds.
         :return: the kernel, with its ``id`` and ``app_name``.
         """
@@ -205,17 +205,18 @@ class JupyterServer:
         return _with_id(self._call("POST", "api/kernels", json=body, ok=(201,), timeout=timeout), ("id",))
 
     def kernel(self, kernel_id: str, *, timeout: float = 15) -> dict[str, Any] | None:
-        """Return a kernel as the server describes it, None when the server knows no such kernel.
+        """Return the server's description of a kernel, or None if the server knows no such kernel.
 
-        :return: with ``execution_state``, ``last_activity`` and ``connections``, where the server tells them.
-        :raises ServerError: for any other answer; so for a 404 that is not the Jupyter server's own.
+        :return: a dict with ``execution_state``, ``last_activity`` and ``connections``, as far as the server sends
+            them.
+        :raises ServerError: for any other answer, also for a 404 that is not from the Jupyter server itself.
         """
         response = self._call("GET", f"api/kernels/{quote(kernel_id)}", ok=(200, 404), timeout=timeout)
         found = _parsed(response, dict)
         return None if response.status_code == 404 else found
 
     def kernel_state(self, kernel_id: str, *, timeout: float = 15) -> str | None:
-        """Return a kernel's ``execution_state``, None when the server knows no such kernel.
+        """Return a kernel's ``execution_state``, or None if the server knows no such kernel.
 
         :raises ServerError: as :meth:`kernel` does.
         """
@@ -223,10 +224,11 @@ class JupyterServer:
         return None if found is None else str(found.get("execution_state"))
 
     def keeps_messages(self, kernel_id: str) -> bool:
-        """Tell whether the server keeps a kernel's messages while its websocket is away; ask while one is open.
+        """Return whether the server keeps a kernel's messages while its websocket is closed.
 
-        A stock Jupyter server counts the websockets of a kernel, and keeps its messages when the last one is gone.
-        jupyter_server_documents does neither (measured with 0.2.0 to 0.3.3). Studio Classic is not relied on.
+        Call this method while a websocket is open. A standard Jupyter server counts the websockets of a kernel,
+        and keeps its messages after the last one has closed. jupyter_server_documents does neither (measured with
+        0.2.0 to 0.3.3). For Studio Classic the result is False, because the client does not rely on it.
         """
         if self.classic:
             return False
@@ -237,31 +239,31 @@ class JupyterServer:
         self._call("POST", f"api/kernels/{quote(kernel_id)}/interrupt", ok=(200, 204), timeout=timeout)
 
     def delete_session(self, session_id: str, *, timeout: float = 60) -> None:
-        """Remove a session with its kernel; one that is gone already is fine. See :mod:`kernel_removal`."""
+        """Remove a session with its kernel. A missing session is no error. See :mod:`kernel_removal`."""
         self._call("DELETE", f"api/sessions/{quote(session_id)}", ok=(200, 204, 404, 410), timeout=timeout)
 
     def delete_kernel(self, kernel_id: str, *, timeout: float = 60) -> None:
-        """Remove a kernel; one that is gone already is fine. See :mod:`kernel_removal`."""
+        """Remove a kernel. A missing kernel is no error. See :mod:`kernel_removal`."""
         self._call("DELETE", f"api/kernels/{quote(kernel_id)}", ok=(200, 204, 404), timeout=timeout)
 
-    # --- What Studio's idle shutdown looks at
+    # --- Studio's idle shutdown
 
     def idle_since(self) -> str | None:
-        """Return since when nothing has happened, as Studio's idle shutdown is told it; None where it is not told.
+        """Return the time of the last activity as Studio's idle shutdown reads it; None if there is no such time.
 
-        :raises ServerError: when it has no such answer, as on images of version 1.
+        :raises ServerError: if the server has no such endpoint, as on images of version 1.
         """
-        # The extension calls its JSON text/html (0.3.1 and 0.3.2), as a login page is.
+        # The extension sends its JSON as text/html (0.3.1 and 0.3.2), like a login page.
         found = _parsed(self._call("GET", "api/idle", timeout=15, html=True), dict).get("lastActiveTimestamp")
         return found if isinstance(found, str) else None
 
     def make_terminal(self) -> str:
-        """Open a terminal; return its name."""
+        """Open a terminal, and return its name."""
         response = self._call("POST", "api/terminals", ok=(200, 201), timeout=15)
         return str(_with_id(response, ("name",))["name"])
 
     def delete_terminal(self, name: str) -> None:
-        """Close a terminal; one that is gone already is fine."""
+        """Close a terminal. A missing terminal is no error."""
         self._call("DELETE", f"api/terminals/{quote(name)}", ok=(200, 204, 404), timeout=15)
 
     # --- Classic's KernelGateway apps
@@ -271,7 +273,7 @@ class JupyterServer:
         return _objects(self._call("GET", "sagemaker/api/apps", timeout=timeout))
 
     def delete_app(self, app_name: str, *, timeout: float = 60) -> None:
-        """Delete one of Classic's KernelGateway apps; one that is gone already is fine."""
+        """Delete one of Classic's KernelGateway apps. A missing app is no error."""
         self._call("DELETE", f"sagemaker/api/apps/{quote(app_name)}", ok=(200, 204, 404), timeout=timeout)
 
     # --- All requests
@@ -298,18 +300,18 @@ class JupyterServer:
 
 
 def counts_websockets(kernel: Mapping[str, Any]) -> bool:
-    """Tell whether the server counts the websockets of a kernel to which one is open.
+    """Return whether the server counts the websockets of a kernel.
 
-    :param kernel: as :meth:`JupyterServer.kernel` returns it.
+    :param kernel: the description from :meth:`JupyterServer.kernel`, read while a websocket was open.
     """
     connections = kernel.get("connections")
     return isinstance(connections, int) and connections > 0
 
 
 def save_request(notebook: NotebookNode) -> bytes:
-    """Make the body of the request that saves a notebook.
+    """Return the body of the request that saves a notebook.
 
-    Half a surrogate pair, which a cell can print, becomes ``?``: no file could hold it.
+    Half a surrogate pair, which a cell can print, becomes ``?``, because a file cannot contain it.
     """
     body = json.dumps({"type": "notebook", "format": "json", "content": notebook}, ensure_ascii=False)
     return body.encode("utf-8", "replace")
@@ -320,9 +322,9 @@ def _contents(path: str) -> str:
 
 
 def _parsed(response: requests.Response, kind: type[_T]) -> _T:
-    """Return an answer's JSON; what it is not is no answer of a Jupyter server.
+    """Return an answer's JSON.
 
-    :raises ServerError: when it is no JSON, or of another shape.
+    :raises ServerError: if it is not JSON, or not of this type. Then it is not an answer of a Jupyter server.
     """
     try:
         found = response.json()
@@ -331,7 +333,7 @@ def _parsed(response: requests.Response, kind: type[_T]) -> _T:
     if not isinstance(found, kind):
         path = urlsplit(response.url).path
         raise ServerError(
-            f"the Jupyter server answered {path} with HTTP {response.status_code} and something unexpected",
+            f"the Jupyter server answered {path} with HTTP {response.status_code} and an unexpected body",
             status=response.status_code,
             method=response.request.method,
             path=path,
@@ -344,7 +346,7 @@ def _objects(response: requests.Response) -> list[dict[str, Any]]:
 
 
 def _with_id(response: requests.Response, *keys: tuple[str, ...]) -> dict[str, Any]:
-    """Return an object that has these fields; without them what was started could not be removed again."""
+    """Return an object that has these fields. Without them, the client could not remove it again."""
     found = _parsed(response, dict)
     for path in keys:
         value: Any = found
@@ -360,7 +362,7 @@ def _with_id(response: requests.Response, *keys: tuple[str, ...]) -> dict[str, A
 
 
 def _message(response: requests.Response) -> str:
-    """Return what an error answer says, shortly."""
+    """Return the message of an error answer, 500 characters at most."""
     text: object = None
     parse: Callable[[], Any] = response.json
     try:

@@ -1,10 +1,14 @@
-"""One kernel's websocket, on websocket-client.
+"""The websocket of one kernel, built on websocket-client.
 
-Three measured traps are dealt with here. The server sends small messages with Nagle's algorithm on, which
-together with delayed acknowledgements costs 40 ms a cell: so acknowledgements are hurried, directly where the
-kernel of Linux can, and by an empty pong before each wait, which also helps behind a proxy. The library
-validates the text of JSON frames byte by byte, which is slow: switched off, since decoding fails on bad text
-anyway. And it refuses a handshake that does not echo the subprotocol: so the offer goes out as a plain header.
+This module solves three measured problems:
+
+- The server uses Nagle's algorithm for small messages. With delayed acknowledgements, this costs 40 ms a cell. So
+  the client acknowledges at once. It uses the socket option of Linux, and it sends an empty pong before each wait.
+  The pong also helps behind a proxy.
+- The library validates the text of JSON frames byte by byte, which is slow. This validation is switched off,
+  because decoding fails on bad text anyway.
+- The library refuses a handshake if the server does not repeat the subprotocol. So the client sends its offer as a
+  plain header.
 """
 
 from __future__ import annotations
@@ -28,13 +32,13 @@ from airflow_provider_smstudio.studio.protocol.messages import V1, Message, Mess
 
 _QUICKACK = getattr(socket, "TCP_QUICKACK", None)
 PING_AFTER = 5.0
-"""Seconds of silence after which the other side is asked whether it is there."""
+"""Seconds of silence after which the client sends a ping."""
 
 SILENCE_LIMIT = 15.0
-"""Seconds without a byte, our ping unanswered, after which the websocket counts as broken."""
+"""Seconds without a byte, not even an answer to a ping, after which the websocket counts as broken."""
 
 DEAF_LIMIT = 90.0
-"""The same where a ping was never answered yet: a proxy may swallow them; the server's own come each 30 s."""
+"""The same limit if no ping was ever answered: a proxy may drop pings. The server's own pings come every 30 s."""
 
 _HAND_OVER_LIMIT = 10.0
 LOGIN_ENDED = (200, 301, 302, 303, 307, 308, 401, 403)
@@ -50,16 +54,16 @@ class KernelWebSocket:
         self._unacknowledged = False
         self._heard = self._pinged = time.monotonic()
         self._answers_pings = False
-        with contextlib.suppress(websocket.WebSocketException, OSError):  # the first receive will tell
+        with contextlib.suppress(websocket.WebSocketException, OSError):  # the first receive reports it
             ws.ping()
 
     def send(self, message: Message) -> None:
         """Send a message.
 
-        :raises ConnectionLostError: when the websocket has broken.
+        :raises ConnectionLostError: if the websocket broke.
         """
         payload = encode(message, self.subprotocol)
-        self._unacknowledged = False  # goes with what is sent
+        self._unacknowledged = False  # the message carries the acknowledgement
         try:
             self._ws.settimeout(60)
             if isinstance(payload, bytes):
@@ -72,10 +76,11 @@ class KernelWebSocket:
     def receive(self, timeout: float) -> Message | None:
         """Wait for the next message.
 
-        :param timeout: how long, in seconds.
-        :return: the message, or None when none came in time.
-        :raises ConnectionLostError: when the websocket has broken or was closed, or when nothing came for 15
-            seconds, not even the answer to a ping: a connection can break without either side being told.
+        :param timeout: how long to wait, in seconds.
+        :return: the message, or None if none came in time.
+        :raises ConnectionLostError: if the websocket broke or was closed, or if nothing came for 15 seconds, not
+            even the answer to a ping. A connection can break without a signal to either side. The limit is 90
+            seconds if no ping was ever answered.
         """
         if self._ws.sock is None:
             raise ConnectionLostError("the kernel's websocket is closed")
@@ -95,7 +100,7 @@ class KernelWebSocket:
             raise ConnectionLostError(f"the server closed the kernel's websocket (code {code})")
         if opcode in (websocket.ABNF.OPCODE_PING, websocket.ABNF.OPCODE_PONG):
             self._answers_pings = self._answers_pings or opcode == websocket.ABNF.OPCODE_PONG
-            return None  # the library has answered a ping
+            return None  # the library has already answered a ping
         self._unacknowledged = True
         return self._message(opcode, payload)
 
@@ -106,12 +111,12 @@ class KernelWebSocket:
             raise ConnectionLostError(f"the kernel's websocket brought {error}") from error
 
     def hand_over(self) -> Iterator[Message]:
-        """Close the websocket in order and yield what was still under way.
+        """Close the websocket in order, and yield the messages that still arrive.
 
-        The next websocket with the same client session then gets all that comes later: measured, nothing is
-        lost or doubled. The library's own way to close throws away what it reads.
+        The next websocket with the same client session then receives all later messages. Measured: no message is
+        lost or doubled. The library's own method to close discards the messages that it reads.
 
-        :raises ConnectionLostError: when it broke meanwhile, so that something may be lost.
+        :raises ConnectionLostError: if the websocket broke meanwhile. Then messages may be lost.
         """
         deadline = time.monotonic() + _HAND_OVER_LIMIT
         parts: list[bytes] = []
@@ -135,13 +140,13 @@ class KernelWebSocket:
             self._ws.shutdown()
 
     def close(self) -> None:
-        """Close the websocket; whatever the server still sends is not read."""
+        """Close the websocket. Do not read later messages of the server."""
         with contextlib.suppress(websocket.WebSocketException, OSError):
             self._ws.close(timeout=0.3)
-        self._ws.shutdown()  # the library leaves the socket open where the other side broke it
+        self._ws.shutdown()  # the library leaves the socket open if the other side broke it
 
     def _ping(self) -> None:
-        """Ask whether the other side is there after some silence; give up after much."""
+        """Send a ping after some silence. Raise an error after a long silence."""
         now = time.monotonic()
         if now >= self._heard + (SILENCE_LIMIT if self._answers_pings else DEAF_LIMIT):
             raise ConnectionLostError(f"the kernel's websocket has been silent for {now - self._heard:.0f} s")
@@ -154,11 +159,11 @@ class KernelWebSocket:
 
     def _quickack(self) -> None:
         if _QUICKACK is not None:
-            with contextlib.suppress(OSError):  # it hurries, no more
+            with contextlib.suppress(OSError):  # this only saves time
                 self._ws.sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def _hurry(self) -> None:
-        """Acknowledge what was received if nothing more is there yet: the server may be waiting for that."""
+        """Acknowledge the received data if no more data is there yet: the server may wait for that."""
         if self._unacknowledged and not self._readable():
             self._ws.pong(b"")
             self._unacknowledged = False
@@ -177,14 +182,15 @@ class KernelWebSocket:
 def connect(session: StudioSession, kernel_id: str, session_id: str, *, timeout: float) -> KernelWebSocket:
     """Open a kernel's websocket.
 
-    The server answers the handshake when the kernel is ready, or not at all if it died; so this may take long.
+    The server answers the handshake when the kernel is ready. If the kernel died, the server does not answer at
+    all. So this function may take long.
 
-    :param session: the authenticated session; logs in anew once if the handshake is refused for it.
+    :param session: the authenticated session. It logs in again once if its login has ended.
     :param kernel_id: the kernel.
-    :param session_id: the client session's id; with the same id the server hands over what was missed.
+    :param session_id: the client session's id. For a known id, the server sends the messages that were missed.
     :param timeout: limit for the handshake, in seconds.
-    :raises KernelStartError: when the server knows no such kernel, or could not reach it.
-    :raises ConnectionLostError: when the websocket could not be opened.
+    :raises KernelStartError: if the server knows no such kernel, or could not reach it.
+    :raises ConnectionLostError: if the websocket could not be opened.
     """
     seen = session.logins
     ws, status = _try_handshake(session, kernel_id, session_id, timeout)
@@ -201,7 +207,7 @@ def connect(session: StudioSession, kernel_id: str, session_id: str, *, timeout:
 
 
 def _try_handshake(session: StudioSession, kernel_id: str, session_id: str, timeout: float) -> tuple[Any, int]:
-    """Return the websocket and the handshake's HTTP status; only with 101 is it open."""
+    """Return the websocket and the handshake's HTTP status. The websocket is open only with status 101."""
     ws: Any = websocket.WebSocket(
         sockopt=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         sslopt=trust(session.verify),
@@ -216,7 +222,8 @@ def _try_handshake(session: StudioSession, kernel_id: str, session_id: str, time
     except websocket.WebSocketTimeoutException:
         raise KernelStartError(f"the kernel did not answer within {timeout:g} s") from None
     except (websocket.WebSocketException, OSError) as error:
-        # 1.9 of the library raises for a redirect that it may not follow, 1.8 takes it for an open websocket.
+        # Version 1.9 of the library raises an error for a redirect that it may not follow. Version 1.8 reports an
+        # open websocket.
         status = getattr(ws.handshake_response, "status", 101)
         if status != 101:
             return None, int(status)
@@ -244,7 +251,7 @@ def channel_path(kernel_id: str, session_id: str) -> str:
 
 
 def trust(verify: bool | str) -> dict[str, str]:
-    """Return the certificates that requests trusts: REST and websocket must not differ in that."""
+    """Return the certificates that requests trusts: REST and websocket must trust the same ones."""
     environment = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     path = (verify if isinstance(verify, str) else environment) or DEFAULT_CA_BUNDLE_PATH
     return {"ca_cert_path": path} if os.path.isdir(path) else {"ca_certs": path}
@@ -255,7 +262,7 @@ def _lost(error: Exception) -> ConnectionLostError:
 
 
 def _kind(error: Exception) -> str:
-    """Name a failure; the library's own texts may hold headers, and so cookies."""
+    """Return the name of a failure. The library's own texts may contain headers, and so cookies."""
     if isinstance(error, OSError) and error.strerror:
         return f"{type(error).__name__} ({error.strerror})"
     return type(error).__name__

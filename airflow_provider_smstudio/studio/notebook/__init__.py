@@ -1,1 +1,1 @@
-"""The notebook document: cells, parameters, outputs, and what the package writes into its metadata."""
+"""The notebook document: cells, parameters, outputs, and the metadata that the package writes."""

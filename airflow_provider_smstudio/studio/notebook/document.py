@@ -1,7 +1,7 @@
-"""Notebooks as documents: reading, the cells that run, and the metadata of a run; pure functions over nbformat.
+"""Read notebooks, list the cells that run, and set the metadata of a run. Pure functions over nbformat, no I/O.
 
-The metadata keys are papermill's (``metadata.papermill`` of the notebook and of every code cell), so that its
-tools read executed notebooks of ours. What papermill has no key for stands below ``metadata.smstudio``.
+The metadata keys are papermill's (``metadata.papermill`` of the notebook and of every cell). So papermill's
+tools can read the executed notebooks. The package's own metadata are below ``metadata.smstudio``.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from airflow_provider_smstudio.studio.errors import NotANotebookError
 from airflow_provider_smstudio.studio.notebook.paths import clean_path as clean_path
 
 SKIP_TAG = "skip-execution"
-"""Tag of a cell that is not run; what it shows stays."""
+"""Tag of a cell that is not run. Its outputs stay in the notebook."""
 
 RAISES_TAG = "raises-exception"
-"""Tag of a cell that may raise without ending the run."""
+"""Tag of a cell that may raise an error; the run then continues."""
 
 METADATA_KEY = "smstudio"
-"""Where our own metadata stands."""
+"""Key of the package's own metadata."""
 
 _LONGEST_NAME = 150
 
@@ -39,7 +39,7 @@ class CodeCell:
     :ivar number: its number among the cells that run, from 1.
     :ivar index: its index in the notebook, from 0.
     :ivar source: its source.
-    :ivar may_raise: whether its error is part of the notebook.
+    :ivar may_raise: whether the cell may raise an error without ending the run.
     """
 
     number: int
@@ -49,7 +49,7 @@ class CodeCell:
 
     @property
     def title(self) -> str:
-        """Its first line that says something, shortened."""
+        """The first line of its source that is not empty, shortened to 80 characters."""
         line = next((line.strip() for line in self.source.splitlines() if line.strip()), "")
         return line if len(line) <= 80 else f"{line[:79]}…"
 
@@ -65,17 +65,17 @@ def code_cells(notebook: NotebookNode) -> list[CodeCell]:
 
 
 def read(content: object, path: str) -> NotebookNode:
-    """Make a notebook of format 4 from what a server or a file holds.
+    """Make a notebook of format 4 from the content that a server or a file returned.
 
-    :param content: the notebook as text, or as the object that the text describes.
+    :param content: the notebook as text, or as the parsed JSON object.
     :param path: its path, for messages.
-    :raises NotANotebookError: when it is none, or of a format newer than 4.
+    :raises NotANotebookError: when it is not a notebook, or its format is newer than 4.
     """
     try:
         if isinstance(content, str):
             content = nbformat.reader.parse_json(content)
         if not isinstance(content, Mapping):
-            raise ValueError("it holds no object")
+            raise ValueError("it is not a JSON object")
         notebook = _current(content)
         if not isinstance(notebook.get("cells"), list):
             raise ValueError("it has no list of cells")
@@ -84,22 +84,22 @@ def read(content: object, path: str) -> NotebookNode:
             notebook["metadata"] = NotebookNode()
         for number, cell in enumerate(notebook.cells, start=1):
             _check_cell(cell, number)
-    except Exception as error:  # nbformat raises whatever its converters meet in a broken file
+    except Exception as error:  # nbformat's converters raise many types of errors for a broken file
         reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
         raise NotANotebookError(f"{path!r} is not a valid notebook: {reason}", path=path) from None
     return notebook
 
 
 def _current(content: Mapping[str, Any]) -> NotebookNode:
-    """Make it a notebook of today's major format."""
+    """Convert it to a notebook of the current major format."""
     major, minor = nbformat.reader.get_version(content)
     if not _is_version(major) or not _is_version(minor):
         raise ValueError(f"its format is {major!r}.{minor!r}")
     if major not in nbformat.versions:
-        raise ValueError(f"it is of format {major}; formats up to {nbformat.current_nbformat} are known")
+        raise ValueError(f"it has format {major}; supported formats go up to {nbformat.current_nbformat}")
     notebook: NotebookNode = nbformat.from_dict(dict(content))
     if major < nbformat.current_nbformat:
-        # Files of old formats hold lists of lines, and the converters want them joined.
+        # Files of old formats have lists of lines, but the converters need joined text.
         notebook = nbformat.versions[major].to_notebook_json(notebook, minor=minor)
         notebook = nbformat.convert(notebook, nbformat.current_nbformat)
     return notebook
@@ -127,10 +127,10 @@ def _check_cell(cell: NotebookNode, number: int) -> None:
 
 
 def default_output_path(notebook_path: str, run_name: str) -> str:
-    """Return where an executed notebook goes when the caller does not say: beside its source, by run.
+    """Return the default path of an executed notebook: in a folder beside its source, named after the run.
 
-    :param notebook_path: the source's path.
-    :param run_name: names the run; made safe for a file name here.
+    :param notebook_path: the path of the source notebook.
+    :param run_name: names the run. This function makes it safe for a file name.
     """
     folder, name = posixpath.split(notebook_path)
     stem = name.removesuffix(".ipynb")
@@ -138,26 +138,26 @@ def default_output_path(notebook_path: str, run_name: str) -> str:
 
 
 def safe_name(name: str) -> str:
-    """Make a file name of any text: characters that file systems or URLs treat specially become ``_``.
+    """Make a file name from any text: characters that are special in file systems or URLs become ``_``.
 
-    A digest is added where something was lost by that, so that different texts have different names.
+    If the name differs from the text, a digest is added. So different texts have different names.
     """
     safe = re.sub(r"[^\w.=-]+", "_", name, flags=re.ASCII).strip("._")
     if safe and safe == name and len(safe) <= _LONGEST_NAME:
         return safe
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-    # What is cut off may be all that differs, in as many names as a DAG ever has runs of mapped tasks.
+    # Many long names of one DAG (mapped tasks, runs) may differ only in the part that is cut off.
     return f"{safe[:_LONGEST_NAME] or 'run'}-{digest[: 8 if len(safe) <= _LONGEST_NAME else 16]}"
 
 
 def cells_run(notebook: NotebookNode) -> int:
-    """Count the cells of an executed notebook that ran to an end which let the run go on."""
+    """Count the cells of an executed notebook that ran to their end and let the run continue."""
     records = [notebook.cells[cell.index].metadata.get("papermill") or {} for cell in code_cells(notebook)]
     return sum(record.get("status") == "completed" for record in records)
 
 
 def seconds_of(notebook: NotebookNode, cell: CodeCell) -> float | None:
-    """Return how long a cell of an executed notebook took, in seconds; None if it did not run to its end."""
+    """Return the duration of a cell of an executed notebook, in seconds; None if it did not run to its end."""
     record = notebook.cells[cell.index].metadata.get("papermill") or {}
     seconds = record.get("duration")
     if record.get("status") != "completed" or not isinstance(seconds, (int, float)):
@@ -166,13 +166,13 @@ def seconds_of(notebook: NotebookNode, cell: CodeCell) -> float | None:
 
 
 def has_lost_output(notebook: NotebookNode, cell: CodeCell) -> bool:
-    """Tell whether a cell of an executed notebook is marked as one of which output was lost."""
+    """Return whether an executed notebook marks a cell as one with lost output."""
     own = notebook.cells[cell.index].metadata.get(METADATA_KEY)
     return isinstance(own, Mapping) and bool(own.get("output_lost"))
 
 
 def has_raised(notebook: NotebookNode, cell: CodeCell) -> bool:
-    """Tell whether a cell of an executed notebook is marked as one that raised."""
+    """Return whether an executed notebook marks a cell as one that raised."""
     own = notebook.cells[cell.index].metadata.get(METADATA_KEY)
     return isinstance(own, Mapping) and bool(own.get("raised"))
 
@@ -185,7 +185,14 @@ def begin_metadata(
     output_path: str | None,
     version: str,
 ) -> None:
-    """Set a notebook's metadata for a run that is about to start, and clear what the cells that run showed."""
+    """Set a notebook's metadata for a run that is about to start. Clear the outputs of the cells that run.
+
+    :param notebook: the notebook; changed in place.
+    :param parameters: the parameters of the run.
+    :param input_path: the path of the source notebook.
+    :param output_path: the path of the executed notebook, if it is known.
+    :param version: the package's version.
+    """
     for cell in notebook.cells:
         cell.metadata["papermill"] = _cell_record("pending")
         cell.metadata.pop(METADATA_KEY, None)
@@ -213,7 +220,7 @@ def _cell_record(status: str) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON can hold it: times as ISO text, spans in seconds, tuples and sets as lists."""
+    """Return a value for JSON: times as ISO text, spans in seconds, tuples and sets as lists."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (set, frozenset)):

@@ -1,8 +1,8 @@
-"""Values as source code of Python, R and Scala: literals only, so that no value can become code; pure.
+"""Write values as source code of Python, R and Scala. Only literals, so that no value can become code. No I/O.
 
-A notebook's parameters may come from ``dag_run.conf`` and are untrusted. Every string is quoted and escaped
-here, every number is printed by the base type's own method (a subclass cannot lend its ``repr``), and a value
-of any other type is refused.
+A notebook's parameters may come from ``dag_run.conf``, so they are untrusted. This module quotes and escapes every
+string. It prints every number with the base type's own method, so a subclass cannot use its own ``repr``. It
+refuses a value of any other type.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ _EXACT_DOUBLE = 2**53
 
 
 class LiteralError(ValueError):
-    """A value that no literal of the language expresses."""
+    """A value that no literal of the language can express."""
 
 
 def python(value: Any) -> str:
-    """Write a value as a Python expression."""
+    """Return a value as a Python expression."""
     return _write(value, _Python, 0)
 
 
 def r(value: Any) -> str:
-    """Write a value as an R expression. Times are POSIXct; those without a zone are taken as UTC."""
+    """Return a value as an R expression. Times are POSIXct; a time without a zone counts as UTC."""
     return _write(value, _R, 0)
 
 
 def scala(value: Any) -> str:
-    """Write a value as a Scala expression."""
+    """Return a value as a Scala expression."""
     return _write(value, _Scala, 0)
 
 
 class _Language:
-    """How one language writes each kind of value; containers get their items already written."""
+    """How one language writes each type of value. Containers receive their items as source code."""
 
     none: str
     true: str
@@ -99,7 +99,7 @@ def _microseconds(span: timedelta) -> int:
 
 
 def _seconds(span: timedelta) -> str:
-    """Write a span's seconds as a decimal number, exactly."""
+    """Return a span's seconds as an exact decimal number."""
     whole, rest = divmod(abs(_microseconds(span)), 1_000_000)
     sign = "-" if _microseconds(span) < 0 else ""
     return f"{sign}{whole}.{rest:06d}" if rest else f"{sign}{whole}"
@@ -149,7 +149,7 @@ class _Python(_Language):
         return f"{{{', '.join(items)}}}" if items else "set()"
 
     @staticmethod
-    def frozen(items: list[str]) -> str:  # inside sets and keys nothing else will do
+    def frozen(items: list[str]) -> str:  # a plain set can be neither in a set nor a key
         return f"frozenset({{{', '.join(items)}}})" if items else "frozenset()"
 
     @staticmethod
@@ -220,7 +220,7 @@ class _R(_Language):
 
     @staticmethod
     def mapping(items: list[tuple[str, str]]) -> str:
-        # setNames takes any name as a string; "name = item" would leave some names to R's parser.
+        # setNames takes any name as a string; with "name = item" R's parser would read some names as code.
         names = ", ".join(key for key, _ in items)
         values = ", ".join(item for _, item in items)
         return f"setNames(list({values}), c({names}))" if items else "setNames(list(), character(0))"

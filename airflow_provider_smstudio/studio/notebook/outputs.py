@@ -1,8 +1,10 @@
-"""What a cell shows, collected from messages as a notebook front end collects it; pure.
+"""Collect the outputs of a cell from messages, as a notebook front end does. No I/O.
 
-The rules are those of JupyterLab and nbclient: consecutive pieces of one stream are one output in which
-carriage returns and backspaces have acted, ``clear_output(wait=True)`` clears when the next output comes,
-and a ``display_id`` is updated wherever it is shown, also in cells that have finished.
+The rules are those of JupyterLab and nbclient:
+
+- Consecutive pieces of one stream become one output. Carriage returns and backspaces in it have their effect.
+- ``clear_output(wait=True)`` clears the outputs when the next output comes.
+- A new value for a ``display_id`` changes all outputs with this id, also in cells that have finished.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ from nbformat.v4 import output_from_msg
 from airflow_provider_smstudio.studio.protocol.messages import Message
 
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
-"""Where a notebook keeps the state of its widgets, below ``metadata.widgets``."""
+"""Key of the widgets' state in a notebook, below ``metadata.widgets``."""
 
 _RATE_NOTICE = re.compile(r"IOPub (data|message) rate exceeded\.\n")
 _TERMINAL_PART = re.compile(r"[^\n\r\x08]+|[\n\r]|\x08+")
 
 
-# What a kernel may leave out without its cell's outputs being lost for it.
+# Fields that a kernel may leave out. The output is kept, with these values instead.
 _ABSENT: dict[str, Any] = {
     "name": "stdout",
     "text": "",
@@ -39,12 +41,12 @@ _ABSENT: dict[str, Any] = {
 
 
 def rate_limit_notice(message: Message) -> str | None:
-    """Tell whether the server says in this message that it dropped output.
+    """Return which rate limit was exceeded, if the server reports in this message that it dropped output.
 
-    jupyter_server drops what a kernel prints beyond its rate limits and puts one text on stderr in its place,
-    in a message of its own that begins so.
+    jupyter_server drops the output of a kernel that exceeds its rate limits. Instead it sends one text on stderr,
+    in a separate message that begins with this text.
 
-    :return: what was exceeded, ``data rate`` or ``message rate``, or None for an ordinary message.
+    :return: the exceeded limit, ``data rate`` or ``message rate``, or None for an ordinary message.
     """
     content = message["content"]
     if message["header"].get("msg_type") != "stream" or content.get("name") != "stderr":
@@ -54,9 +56,9 @@ def rate_limit_notice(message: Message) -> str | None:
 
 
 def _node(msg_type: str, content: dict[str, Any]) -> NotebookNode:
-    """Make an output as nbformat does, without its validation where the types leave nothing to find.
+    """Make an output as nbformat does, but without its validation if the types already prove it valid.
 
-    Validation takes far longer than all else: 60 µs for each output and a millisecond for each megabyte.
+    Validation takes far longer than all other steps: 60 µs for each output and a millisecond for each megabyte.
     """
     node = NotebookNode(output_type=msg_type)
     if msg_type == "stream" and isinstance(content["name"], str) and isinstance(content["text"], str):
@@ -68,13 +70,13 @@ def _node(msg_type: str, content: dict[str, Any]) -> NotebookNode:
         return node
     try:
         validated: NotebookNode = output_from_msg({"header": {"msg_type": msg_type}, "content": content})
-    except Exception:  # whatever nbformat meets in an output that breaks its rules
+    except Exception:  # nbformat raises many types of errors for an output that breaks its rules
         return _mended(node, content)
     return validated
 
 
 def _mended(node: NotebookNode, content: dict[str, Any]) -> NotebookNode:
-    """Write what breaks nbformat's rules as text: a cell's odd output is no reason to end a run."""
+    """Return an output that breaks nbformat's rules as text: an invalid output must not end a run."""
     if node["output_type"] == "stream":
         node["name"], node["text"] = "stdout" if content["name"] != "stderr" else "stderr", _text(content["text"])
     elif node["output_type"] == "error":
@@ -100,10 +102,10 @@ def _all_text(data: dict[str, Any]) -> bool:
 
 
 class StreamText:
-    """The text of a stream as a terminal would leave it, built in linear time from pieces.
+    """The text of a stream as a terminal shows it at the end, built in linear time from pieces.
 
-    A carriage return starts its line anew once something other than a newline follows it; a backspace takes
-    one character of its line away. Lines that are finished never change again.
+    Text after a carriage return replaces its line; if a newline follows instead, the line stays. A backspace
+    removes one character of its line. Finished lines never change again.
     """
 
     def __init__(self) -> None:
@@ -126,13 +128,13 @@ class StreamText:
 
     @property
     def text(self) -> str:
-        """All text so far; what was joined once is not joined again."""
+        """All text so far. Parts that were joined before are not joined again."""
         if len(self._finished) > 1:
             self._finished = ["".join(self._finished)]
         return "".join([*self._finished, *self._line, "\r" if self._returned else ""])
 
     def _act(self, part: str) -> None:
-        """Do what a run of plain characters, a newline, a carriage return or a run of backspaces asks for."""
+        """Apply one part: plain characters, a newline, a carriage return, or one or more backspaces."""
         if part == "\r":
             self._returned = True
         elif part == "\n":
@@ -142,7 +144,7 @@ class StreamText:
             if self._returned:
                 self._line, self._returned = [], False
             self._line.append(part)
-        elif not self._returned:  # at the line's start there is nothing to take away
+        elif not self._returned:  # at the line's start there is no character to remove
             self._take_away(len(part))
 
     def _take_away(self, count: int) -> None:
@@ -150,21 +152,21 @@ class StreamText:
             count -= len(self._line.pop())
         if self._line and count:
             last = self._line.pop()
-            # Long pieces are cut in two, so that one backspace after the other does not copy them each time.
+            # Cut long pieces in two, so that a series of backspaces does not copy them each time.
             start = max(len(last) - count - 4096, 0)
             self._line += [piece for piece in (last[:start], last[start : len(last) - count]) if piece]
 
 
 class Displays:
-    """Which outputs show which ``display_id``, over all cells of a run."""
+    """The outputs of each ``display_id``, over all cells of a run."""
 
     def __init__(self) -> None:
         self._shown: dict[str, list[NotebookNode]] = {}
 
     def update(self, display_id: str, content: dict[str, Any]) -> bool:
-        """Give new data to every output that shows this id.
+        """Put new data into every output that shows this id.
 
-        :return: whether there was one.
+        :return: whether at least one output shows it.
         """
         outputs = self._shown.get(display_id, [])
         for output in outputs:
@@ -173,11 +175,11 @@ class Displays:
         return bool(outputs)
 
     def show(self, display_id: str, output: NotebookNode) -> None:
-        """Note that this output shows this id."""
+        """Record that this output shows this id."""
         self._shown.setdefault(display_id, []).append(output)
 
     def shows_any(self, outputs: list[NotebookNode]) -> bool:
-        """Tell whether one of these outputs may still be updated."""
+        """Return whether one of these outputs may still be updated."""
         shown = {id(output) for found in self._shown.values() for output in found}
         return bool(shown) and any(id(output) in shown for output in outputs)
 
@@ -202,7 +204,7 @@ class CellOutputs:
         self._fetch: Callable[[], list[NotebookNode]] | None = None
 
     def seed(self, outputs: list[NotebookNode]) -> None:
-        """Begin with the outputs that a saved notebook holds; the next piece of a stream continues the last."""
+        """Start with the outputs of a saved notebook. If the last is a stream, the next piece continues it."""
         self._outputs = list(outputs)
         if outputs and outputs[-1].get("output_type") == "stream":
             stream = StreamText()
@@ -210,9 +212,9 @@ class CellOutputs:
             self._stream = (outputs[-1], stream)
 
     def receive(self, message: Message) -> NotebookNode | None:
-        """Take an iopub message whose parent is the cell's request.
+        """Process an iopub message whose parent is the cell's request.
 
-        :return: the piece of output that it brought, None where it brought none (statuses, updates, clearing).
+        :return: the piece of output in the message, or None if it has none (statuses, updates, clearing).
         """
         msg_type, content = message["header"].get("msg_type"), message["content"]
         if msg_type == "clear_output":
@@ -241,16 +243,16 @@ class CellOutputs:
         self._fetch = None
 
     def collect(self) -> list[NotebookNode]:
-        """Return the outputs as they stand, to be put into a notebook."""
+        """Return the current outputs, for a notebook."""
         self._take_back()
         self._settle_stream()
         return list(self._outputs)
 
     def put_away(self, fetch: Callable[[], list[NotebookNode]]) -> bool:
-        """Let go of the outputs, which are kept elsewhere, until more comes.
+        """Free the memory of the outputs, which the caller has stored, until more output comes.
 
-        :param fetch: brings them back.
-        :return: False where they must stay, because another cell may still update one of them.
+        :param fetch: returns the stored outputs.
+        :return: False if the outputs must stay in memory, because another cell may still update one of them.
         """
         if self._displays.shows_any(self._outputs):
             return False
@@ -286,7 +288,7 @@ class CellOutputs:
 class WidgetStates:
     """The states of a notebook's widgets, so that the saved notebook can show them.
 
-    The ``Output`` widget captures output inside the front end; here such output stays with its cell.
+    In a front end the ``Output`` widget captures output. Here such output stays with its cell.
     """
 
     def __init__(self) -> None:
@@ -294,14 +296,14 @@ class WidgetStates:
         self._buffers: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
 
     def seed(self, widgets: Mapping[str, Any]) -> None:
-        """Begin with what a saved notebook holds below ``metadata.widgets``."""
+        """Start with the states that a saved notebook has below ``metadata.widgets``."""
         models = (widgets.get(WIDGET_STATE) or {}).get("state") or {}
         for comm_id, model in models.items():
             self._states[comm_id] = dict(model.get("state") or {})
             self._buffers[comm_id] = {tuple(item["path"]): item for item in model.get("buffers") or []}
 
     def receive(self, message: Message) -> None:
-        """Take a ``comm_open`` or ``comm_msg`` message."""
+        """Process a ``comm_open`` or ``comm_msg`` message."""
         content = message["content"]
         data, comm_id = content.get("data"), content.get("comm_id")
         if not isinstance(data, dict) or not isinstance(data.get("state"), dict) or not comm_id:
@@ -309,13 +311,13 @@ class WidgetStates:
         self._states.setdefault(comm_id, {}).update(data["state"])
         buffers = self._buffers.setdefault(comm_id, {})
         for path in [path for path in buffers if path and path[0] in data["state"]]:
-            del buffers[path]  # its place has got a new value
+            del buffers[path]  # the new state has a new value there
         for path, buffer in zip(data.get("buffer_paths") or [], message["buffers"], strict=False):
             encoded = base64.b64encode(bytes(buffer)).decode()
             buffers[tuple(path)] = {"data": encoded, "encoding": "base64", "path": path}
 
     def metadata(self) -> dict[str, Any] | None:
-        """Return what belongs below ``metadata.widgets`` of the notebook, None if there are no widgets."""
+        """Return the content of the notebook's ``metadata.widgets``, or None if there are no widgets."""
         models: dict[str, Any] = {}
         for comm_id, state in self._states.items():
             if "_model_name" not in state:

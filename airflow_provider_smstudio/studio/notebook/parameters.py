@@ -1,8 +1,7 @@
-"""A notebook's parameters: which it has, whether given ones fit, and the cell that sets them; pure.
+"""The parameters of a notebook: find them, check the given values, and add the cell that sets them. No I/O.
 
-The rules are papermill's, so that its users and tools find what they know: the parameters stand in a cell of
-their own, tagged ``injected-parameters``, behind the cell tagged ``parameters``, or at the top where there is
-no such cell; an earlier injected cell is replaced.
+The rules are papermill's. The parameters are in a separate cell with the tag ``injected-parameters``, behind the
+cell with the tag ``parameters``. Without such a cell they are at the top. An earlier injected cell is replaced.
 """
 
 from __future__ import annotations
@@ -22,22 +21,23 @@ from airflow_provider_smstudio.studio.errors import ParameterError
 from airflow_provider_smstudio.studio.notebook import literals
 
 PARAMETERS_TAG = "parameters"
-"""Tag of the cell that holds a notebook's own parameters and their defaults."""
+"""Tag of the cell with a notebook's own parameters and their defaults."""
 
 INJECTED_TAG = "injected-parameters"
-"""Tag of the cell that a run puts behind it."""
+"""Tag of the cell that a run adds behind it."""
 
 
 @dataclass(frozen=True)
 class Language:
-    """How one language names, assigns and comments.
+    """How one language writes names, assignments and comments.
 
-    :ivar name: as messages show it.
-    :ivar identifier: tells whether a parameter's name may be this.
-    :ivar keywords: names that it must not be.
+    :ivar name: the language's name for messages.
+    :ivar identifier: returns whether a text is a valid name for a parameter.
+    :ivar keywords: names that a parameter must not have.
     :ivar assignment: finds the names that a parameters cell assigns; its first group is the name.
     :ivar assign: a template of an assignment.
-    :ivar literal: writes a value.
+    :ivar comment: the start of a comment.
+    :ivar literal: writes a value as source code.
     """
 
     name: str
@@ -105,10 +105,10 @@ _KERNELS = {
 
 
 def language_of(kernel_language: str | None, kernel_name: str | None) -> Language | None:
-    """Find the language in which a kernel's parameters are written.
+    """Return the language for a kernel's parameters.
 
     :param kernel_language: the kernelspec's ``language``, or the notebook's.
-    :param kernel_name: the kernel's name; it decides for the Spark kernels, whose kernelspecs disagree.
+    :param kernel_name: the kernel's name. It decides for the Spark kernels, because their kernelspecs disagree.
     :return: None for a language that is not supported.
     """
     by_kernel = _KERNELS.get((kernel_name or "").partition("__SAGEMAKER_INTERNAL__")[0].lower())
@@ -124,13 +124,13 @@ def find_cell(notebook: NotebookNode, tag: str) -> int | None:
 
 
 def declared_names(notebook: NotebookNode, language: Language) -> set[str] | None:
-    """Return the names that the notebook's parameters cell assigns, None if it has no such cell."""
+    """Return the names that the notebook's parameters cell assigns, or None if it has no such cell."""
     index = find_cell(notebook, PARAMETERS_TAG)
     if index is None:
         return None
     source = notebook.cells[index].source
     if language is PYTHON:
-        # IPython's own syntax is no Python: without it in a second attempt.
+        # IPython's own syntax is not Python, so the second attempt removes it.
         plain = re.sub(r"^\s*[%!].*$", "", source, flags=re.MULTILINE)
         plain = re.sub(r"=[ \t]*[%!].*$", "= None", plain, flags=re.MULTILINE)
         for text in (source, plain):
@@ -143,10 +143,10 @@ def declared_names(notebook: NotebookNode, language: Language) -> set[str] | Non
 def _parse(source: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the notebook's code, such as its escape sequences
+            warnings.simplefilter("ignore")  # they concern the notebook's code, such as its escape sequences
             return ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None  # magics, newer or older Python than the worker's, or no Python at all
+        return None  # magics, Python newer or older than the worker's, or not Python
 
 
 _SCOPES = (
@@ -162,7 +162,7 @@ _SCOPES = (
 
 
 def _assigned(tree: ast.Module) -> set[str]:
-    """Return the names that a module assigns itself, not those of its functions, classes and comprehensions."""
+    """Return the names that a module assigns at its top level, without functions, classes and comprehensions."""
     names: set[str] = set()
     nodes: list[ast.AST] = [tree]
     while nodes:
@@ -177,21 +177,21 @@ def _assigned(tree: ast.Module) -> set[str]:
 def check(
     notebook: NotebookNode, parameters: Mapping[str, Any], language: Language | None, *, strict: bool = True
 ) -> None:
-    """Refuse parameters that cannot be injected, before anything is started.
+    """Raise an error for parameters that cannot be injected, before the run starts anything.
 
     :param notebook: the notebook.
     :param parameters: names and values.
-    :param language: the kernel's language, None where it is unknown or not supported.
+    :param language: the kernel's language, or None if it is unknown or not supported.
     :param strict: refuse names that the notebook's parameters cell does not assign. A notebook without such a
-        cell takes any name.
-    :raises ParameterError: naming the parameter and the remedy.
+        cell accepts any name.
+    :raises ParameterError: when one cannot be injected; the message names the parameter and the remedy.
     """
     if not parameters:
         return
     if language is None:
         raise ParameterError(
-            "parameters can be given to Python, R and Scala kernels only; this notebook's kernel is of another "
-            "language, or tells none"
+            "only Python, R and Scala kernels accept parameters; this notebook's kernel has another language, or "
+            "does not report its language"
         )
     for name in parameters:
         _check_name(name, language)
@@ -229,12 +229,12 @@ def _literal(name: str, value: Any, language: Language) -> str:
 
 
 def inject(notebook: NotebookNode, parameters: Mapping[str, Any], language: Language) -> int | None:
-    """Put a cell that sets the parameters into the notebook, in place.
+    """Add a cell that sets the parameters to the notebook, in place.
 
-    :param notebook: the notebook; changed.
-    :param parameters: names and values that :func:`check` accepted; with none, nothing changes.
+    :param notebook: the notebook; changed in place.
+    :param parameters: names and values that :func:`check` accepted. Without any, the notebook does not change.
     :param language: the kernel's language.
-    :return: the index of the cell, None when there are no parameters.
+    :return: the index of the cell, or None when there are no parameters.
     """
     if not parameters:
         return None
@@ -245,7 +245,7 @@ def inject(notebook: NotebookNode, parameters: Mapping[str, Any], language: Lang
     cell = new_code_cell("\n".join([f"{language.comment} Parameters", *lines]))
     cell.metadata["tags"] = [INJECTED_TAG]
     if (notebook.nbformat, notebook.nbformat_minor) < (4, 5):
-        del cell["id"]  # cells have ids since 4.5
+        del cell["id"]  # cells have ids only since format 4.5
     previous = find_cell(notebook, INJECTED_TAG)
     declared = find_cell(notebook, PARAMETERS_TAG)
     if previous is not None:

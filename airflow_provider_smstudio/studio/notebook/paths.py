@@ -1,4 +1,4 @@
-"""Paths below the Studio home; apart from the notebooks, so that a DAG file may have them without nbformat."""
+"""Paths below the Studio home. A separate module, so that a DAG file can import it without nbformat."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ def clean_path(path: str, what: str) -> str:
     """Normalise a path below the Studio home.
 
     :param path: with or without a leading slash.
-    :param what: which argument it is, for the message.
-    :raises InvalidInputError: when it is empty or leaves the home.
+    :param what: the name of the argument, for the message.
+    :raises InvalidInputError: when the path is empty or leads out of the home.
     """
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or "\\" in path or "\x00" in path:

@@ -1,8 +1,8 @@
-"""What happens in a run, written into the metadata of its notebook; pure.
+"""Write the events of a run into the metadata of its notebook. No I/O.
 
-The times are those of papermill (``metadata.papermill``) and of JupyterLab (``metadata.execution`` of a cell).
-Below ``metadata.smstudio`` stands what a later process needs to go on with the run: how it stands
-(``run.state``), whether the kernel keeps a record, and for each cell the id and the number of its request.
+The times have the form of papermill (``metadata.papermill``) and of JupyterLab (``metadata.execution`` of a cell).
+``metadata.smstudio`` has the data that a later process needs to continue the run. These are the state of the run
+(``run.state``), whether the kernel keeps a record, and the id and number of each cell's request.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from airflow_provider_smstudio.studio.protocol.messages import Message
 
 
 class RunMetadata:
-    """Keeps the records of one run.
+    """The metadata of one run.
 
     :param notebook: the notebook, with :func:`document.begin_metadata` applied.
     :param now: the monotonic clock's reading at this moment, in seconds.
     :param started_at: the wall clock's reading at this moment; the current time by default.
-    :param resumed: the notebook holds the records of an earlier process, which are gone on with.
+    :param resumed: whether to continue the metadata of an earlier process, which are in the notebook.
     """
 
     def __init__(
@@ -45,29 +45,29 @@ class RunMetadata:
         self._run.pop("error", None)
 
     def kernel_ready(self, info: Mapping[str, Any], *, records: bool) -> None:
-        """Note the kernel's language, as its ``kernel_info_reply`` tells it, and its kind."""
+        """Write the kernel's language from its ``kernel_info_reply``, and whether it can keep a record."""
         self._run["can_record"] = records
         if isinstance(info.get("language_info"), Mapping):
             self._notebook.metadata["language_info"] = NotebookNode(info["language_info"])
 
     @property
     def records(self) -> bool:
-        """Whether the kernel is of a kind that can keep a record."""
+        """Whether this type of kernel can keep a record."""
         return self._run.get("can_record") is True
 
     @property
     def recorded(self) -> bool | None:
-        """Whether the kernel keeps a record of the run; None where that is not known."""
+        """Whether the kernel keeps a record of the run, or None if that is not known."""
         found = self._run.get("record")
         return found if isinstance(found, bool) else None
 
     def recording(self, on: bool) -> None:
-        """Note whether the kernel keeps a record of the run."""
+        """Write whether the kernel keeps a record of the run."""
         self._run["record"] = on
 
     @property
     def process(self) -> str | None:
-        """The kernel's process, where that is known; see :func:`kernel_probe_source.this_process`."""
+        """The name of the kernel's process, if it is known; see :func:`kernel_probe_source.this_process`."""
         found = self._run.get("process")
         return found if isinstance(found, str) else None
 
@@ -77,7 +77,7 @@ class RunMetadata:
 
     @property
     def values(self) -> dict[str, Any]:
-        """The values that the notebook has handed out so far."""
+        """The values that the notebook has published so far."""
         return dict(self._run.get("values") or {})
 
     @values.setter
@@ -85,15 +85,15 @@ class RunMetadata:
         self._run["values"] = dict(values)
 
     def has_run(self, cell: CodeCell) -> bool:
-        """Tell whether a cell has run to an end that let the run go on."""
+        """Return whether a cell has run to its end and let the run continue."""
         return str((self._metadata(cell).get("papermill") or {}).get("status")) == "completed"
 
     def is_running(self, cell: CodeCell) -> bool:
-        """Tell whether a cell was running when the notebook was last saved."""
+        """Return whether the metadata show a cell as running."""
         return str((self._metadata(cell).get("papermill") or {}).get("status")) == "running"
 
     def started(self, cell: CodeCell, now: float) -> float:
-        """Tell when a cell was started, by the monotonic clock; ``now`` where nothing says so."""
+        """Return when a running cell was started, by the monotonic clock; ``now`` if that is not known."""
         moment = _moment((self._metadata(cell).get("papermill") or {}).get("start_time"))
         if moment is None or not self.is_running(cell):
             return now
@@ -105,56 +105,68 @@ class RunMetadata:
         return found if isinstance(found, int) and found > 0 else 1
 
     def set_attempt(self, cell: CodeCell, attempt: int) -> None:
-        """Note the number of a cell's request."""
+        """Write the number of a cell's request."""
         self._own(cell)["attempt"] = attempt
 
     def cell_started(self, cell: CodeCell, now: float, msg_id: str) -> None:
-        """Note that a cell's request is made."""
+        """Write that a cell's request is made."""
         own = self._own(cell)
         own.update(msg_id=msg_id, attempt=self.attempt(cell))
         own.pop("raised", None)
         self._begin(self._metadata(cell)["papermill"], now)
 
     def cell_count(self, cell: CodeCell, count: object) -> None:
-        """Note a cell's execution count, where a message tells it."""
+        """Write a cell's execution count, if the message contains one."""
         if isinstance(count, int):
             self._notebook.cells[cell.index]["execution_count"] = count
 
     def cell_message(self, cell: CodeCell, key: str, message: Message) -> None:
-        """Note when a message of a cell was made, under JupyterLab's name for it."""
+        """Write the time of a message of a cell, under JupyterLab's name for it."""
         moment = message["header"].get("date")
         if isinstance(moment, str):
             self._metadata(cell).setdefault("execution", NotebookNode())[key] = moment
 
     def cell_lost_output(self, cell: CodeCell, reasons: list[str]) -> None:
-        """Note that output of a cell is missing, and why."""
+        """Write that output of a cell is missing, and why."""
         self._own(cell)["output_lost"] = list(reasons)
 
     def cell_ended(
         self, cell: CodeCell, now: float, seconds: float, *, failed: bool, raised: bool = False
     ) -> None:
-        """Note that a cell ended, whether by an error that ends the run, and whether it raised at all."""
+        """Write that a cell ended.
+
+        :param cell: the cell.
+        :param now: the monotonic clock's reading, in seconds.
+        :param seconds: the duration of the cell.
+        :param failed: whether it ended with an error that ends the run.
+        :param raised: whether it raised an error, also one that does not end the run.
+        """
         if raised:
             self._own(cell)["raised"] = True
         self._end(self._metadata(cell)["papermill"], now, seconds, failed)
 
     def last_count(self, cells: list[CodeCell]) -> int:
-        """Return the highest execution count of any cell that has run to its end."""
+        """Return the highest execution count of the cells that have run to their end, or 0."""
         counts = [self._notebook.cells[cell.index].get("execution_count") for cell in cells if self.has_run(cell)]
         return max((count for count in counts if isinstance(count, int)), default=0)
 
     def forget_count(self, cell: CodeCell) -> None:
-        """Take back a cell's execution count, which is not known."""
+        """Remove a cell's execution count, because it is not known."""
         self._notebook.cells[cell.index]["execution_count"] = None
 
     def ended(self, now: float, error: StudioError | None, *, early: bool) -> None:
-        """Note that the run ended, by which error, and whether the notebook ended it before its last cell."""
+        """Write that the run ended.
+
+        :param now: the monotonic clock's reading, in seconds.
+        :param error: the error that ended the run, or None.
+        :param early: whether the notebook ended the run before its last cell.
+        """
         failed = error is not None
         self._run["state"] = _state(error, early=early)
-        if error is not None and self._run["state"] == "failed":  # nothing else in the notebook says why
+        if error is not None and self._run["state"] == "failed":  # the notebook does not show the reason otherwise
             self._run["error"] = {"type": type(error).__name__, "message": error.message}
         if not failed and not early:
-            for cell in self._notebook.cells:  # as papermill does with cells that had nothing to run
+            for cell in self._notebook.cells:  # papermill does the same with cells that do not run
                 if cell.metadata["papermill"]["status"] == "pending":
                     cell.metadata["papermill"]["status"] = "completed"
         self._end(self._notebook.metadata["papermill"], now, now - self._zero, failed)
@@ -189,7 +201,7 @@ def _state(error: StudioError | None, *, early: bool) -> str:
     if error is None:
         return "stopped" if early else "completed"
     if not isinstance(error, RunError):
-        return "lost"  # the way to it, not the run itself, has failed
+        return "lost"  # the connection to the run failed, not the run itself
     if isinstance(error, CellError):
         return "cell-failed"
     return "killed" if isinstance(error, RunKilledError) else "failed"

@@ -1,8 +1,8 @@
-"""An executed notebook whose outputs wait on disk: for a process that watches over many runs at once.
+"""Keep the outputs of an executed notebook on disk, for a process that watches many runs at once.
 
-Each save writes the whole notebook, so its outputs must be at hand until the run ends; in memory they would
-make a run as large as what it prints. So the outputs of cells that have ended are kept as JSON in a file, and a
-save puts the notebook together from there.
+Each save writes the whole notebook, so its outputs must be available until the run ends. In memory, a run would
+need as much space as its output. So this module keeps the outputs of finished cells as JSON in a file. A save
+reads them from there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _COPY = 2**20
 
 @dataclass(frozen=True)
 class Place:
-    """Where the outputs of one cell stand in the file."""
+    """The position of one cell's outputs in the file, in bytes."""
 
     start: int
     size: int
@@ -31,11 +31,11 @@ class Place:
 
 @dataclass
 class Draft:
-    """A notebook at one moment, to be written in another thread while the run goes on.
+    """A notebook at one moment. Another thread can write it while the run continues.
 
     :ivar head: the notebook without its cells.
     :ivar cells: the cells without their outputs.
-    :ivar outputs: the outputs of each cell: where they stand, or themselves, or None for a cell without any.
+    :ivar outputs: for each cell its outputs, or their place in the file, or None for a cell that has no outputs.
     """
 
     head: dict[str, Any]
@@ -44,12 +44,12 @@ class Draft:
 
 
 class NotebookSpool:
-    """Keeps the outputs of one run's notebook in a file of its own.
+    """A file with the outputs of one run's notebook.
 
-    :meth:`draft`, :meth:`is_away` and :meth:`put_away` belong to the thread of the run; :meth:`write` may be
-    called in another one. The file is readable for this user only, and goes with :meth:`close`.
+    Call :meth:`draft`, :meth:`is_away` and :meth:`put_away` in the thread of the run. You may call :meth:`write`
+    in another thread. Only this user can read the file. :meth:`close` removes it.
 
-    :param folder: where to make the file; None for the system's folder for temporary files.
+    :param folder: where to create the file; None for the system's folder for temporary files.
     """
 
     def __init__(self, folder: str | None = None) -> None:
@@ -62,10 +62,9 @@ class NotebookSpool:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def draft(self, notebook: NotebookNode) -> Draft:
-        """Take down how the notebook stands.
+        """Return a copy of the notebook's current state.
 
-        What is taken down is not changed any more by the run: it replaces the parts of an output and never changes
-        them.
+        The run does not change the copy later: it replaces the parts of an output and never changes them.
         """
         cells, outputs = [], []
         for index, cell in enumerate(notebook.cells):
@@ -82,29 +81,30 @@ class NotebookSpool:
         return [dict(output) for output in cell["outputs"]]
 
     def is_away(self, index: int, notebook: NotebookNode) -> bool:
-        """Tell whether the outputs of a cell are on disk, and no newer ones in the notebook."""
+        """Return whether the outputs of a cell are on disk, with no newer outputs in the notebook."""
         away = self._away.get(index)
         return away is not None and away[1] is notebook.cells[index]["outputs"]
 
     def put_away(self, index: int, notebook: NotebookNode, place: Place) -> None:
-        """Take the outputs of a cell out of the notebook; :meth:`fetch` brings them back."""
+        """Remove the outputs of a cell from the notebook; :meth:`fetch` reads them again."""
         empty: list[Any] = []
         notebook.cells[index]["outputs"] = empty
         self._away[index] = (place, empty)
 
     def fetch(self, place: Place) -> list[NotebookNode]:
-        """Read outputs."""
+        """Read outputs from the file."""
         with self._outputs().open("rb") as file:
             file.seek(place.start)
             found = json.loads(file.read(place.size))
         return [_node(output) for output in found]
 
     def write(self, draft: Draft, ended: set[int]) -> tuple[BinaryIO, int, dict[int, Place]]:
-        """Write the request that saves a draft into a file.
+        """Write the body of the HTTP request that saves a draft into a file.
 
         :param draft: the notebook.
-        :param ended: indexes of the cells that have ended; their outputs are kept, if they are not yet.
-        :return: the open file at its start, its size, and where the outputs of cells stand that were written now.
+        :param ended: indexes of the cells that have ended. Their outputs are added to the spool if they are not in
+            it yet.
+        :return: the open file at its start, its size, and the places of the outputs that were added now.
         """
         new: dict[int, Place] = {}
         with self._outputs().open("ab") as kept:
@@ -156,7 +156,7 @@ def _pieces(draft: Draft, kept: BinaryIO | None) -> Iterator[bytes]:
                 yield piece
         elif isinstance(outputs, list):
             yield b',"outputs":['
-            for place, output in enumerate(outputs):  # one at a time: others may want to run meanwhile
+            for place, output in enumerate(outputs):  # one at a time, so that other threads can run in between
                 yield (b"," if place else b"") + _json(output)
             yield b"]"
         yield b"}"
@@ -164,12 +164,12 @@ def _pieces(draft: Draft, kept: BinaryIO | None) -> Iterator[bytes]:
 
 
 def _json(value: Any) -> bytes:
-    # Half a surrogate pair, which a cell can print, becomes ``?``: no file could hold it.
+    # A cell can print a lone surrogate. It becomes ``?``, because it cannot be encoded as UTF-8.
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _plain(value: Any) -> Any:
-    """Copy metadata, which the run changes in place."""
+    """Copy metadata, because the run changes them in place."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

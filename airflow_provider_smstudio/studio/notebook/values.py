@@ -1,7 +1,7 @@
-"""Named values that a notebook hands to whoever runs it, by what it displays; pure.
+"""Named values that a notebook publishes by displaying them. No I/O.
 
-Any kernel can display JSON with metadata. Ours is ``application/json`` with ``{"smstudio": {"name": ...}}`` as the
-display's metadata; scrapbook's ``glue`` and papermill's old ``record`` are understood as well.
+Any kernel can display JSON with metadata. The package's own form is ``application/json`` with the metadata
+``{"smstudio": {"name": ...}}``. This module also understands scrapbook's ``glue`` and papermill's old ``record``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from airflow_provider_smstudio.studio.errors import HandedValueError
 from airflow_provider_smstudio.studio.notebook.document import METADATA_KEY
 
 MOST_BYTES = 48 * 1024
-"""All values of a run together, as JSON: Airflow keeps them in its database."""
+"""Maximum size of all values of a run together, as JSON. Airflow keeps them in its database."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,127}")
 _TAKEN = ("return_value", "skipmixin_key")
@@ -24,7 +24,7 @@ _RECORD = "application/papermill.record+json"
 
 
 def values_of(output: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that an output hands out, by name; mostly none."""
+    """Return the values that an output publishes, by name. Most outputs publish none."""
     if output.get("output_type") not in ("display_data", "execute_result"):
         return {}
     data, metadata = output.get("data") or {}, output.get("metadata") or {}
@@ -40,16 +40,18 @@ def values_of(output: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def add(known: Mapping[str, Any], new: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return all values of a run together; of two with one name, the later one.
+    """Return all values of a run together. If two have the same name, the later one counts.
 
+    :param known: the values so far.
+    :param new: the new values.
     :param where: names the cell, for messages.
-    :raises HandedValueError: for a name that cannot be an XCom's key, for what is no JSON, and for too much.
+    :raises HandedValueError: when a name cannot be an XCom key, a value is not JSON, or the values are too large.
     """
     for name in new:
         if not _NAME.fullmatch(name) or name in _TAKEN or name.startswith("_link_"):
             raise HandedValueError(
-                f"{where} hands out a value under the name {name!r}, which cannot be: use at most 128 letters, "
-                "digits, '_', '.' and '-', and not 'return_value'",
+                f"{where} publishes a value under the name {name!r}, which is not allowed: use at most 128 "
+                "letters, digits, '_', '.' and '-', and not 'return_value'",
                 value_name=name,
             )
     together = {**known, **new}
@@ -57,12 +59,14 @@ def add(known: Mapping[str, Any], new: Mapping[str, Any], where: str) -> dict[st
         size = len(json.dumps(together, allow_nan=False).encode())
     except ValueError as error:
         name = ", ".join(new)
-        raise HandedValueError(f"{where} hands out {name!r}, which is no JSON: {error}", value_name=name) from None
+        raise HandedValueError(
+            f"{where} publishes {name!r}, which is not JSON: {error}", value_name=name
+        ) from None
     if size > MOST_BYTES:
         name = ", ".join(new)
         raise HandedValueError(
-            f"with {name!r} of {where}, the values that the notebook hands out have {size / 1024:.0f} KiB, and "
-            f"{MOST_BYTES // 1024} are the most: write it to a file or to S3, and hand out where it is",
+            f"with {name!r} of {where}, the values that the notebook publishes have {size / 1024:.0f} KiB; the "
+            f"limit is {MOST_BYTES // 1024} KiB. Write it to a file or to S3, and publish the path instead",
             value_name=name,
         )
     return together

@@ -1,1 +1,1 @@
-"""What kernels and servers say, as Jupyter specifies it or AWS's images extend it; pure."""
+"""The messages of kernels and servers: Jupyter's protocol, and the extensions of AWS's images. No I/O."""

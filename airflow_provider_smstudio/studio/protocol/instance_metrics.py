@@ -1,8 +1,8 @@
-"""How full the memory of the machine under a space's kernels is, and when that is worth a line; pure.
+"""Read the memory use of the instance that runs a space's kernels. No I/O.
 
-The document is that of the server extension that AWS adds to its images. Its source (version 0.6.1) fills it with
-psutil's numbers of the whole machine, ``memory_percentage`` from 0 to 100; no answer of the real service was ever
-seen. So whatever does not look like that is taken for "not known".
+The answer comes from the server extension that AWS adds to its images. Its source (version 0.6.1) uses psutil's
+numbers for the whole machine, with ``memory_percentage`` from 0 to 100. No answer from AWS itself was seen so far.
+So any other form counts as "not known".
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 THRESHOLDS = (80.0, 90.0, 95.0)
-"""Percentages at which a warning is due."""
+"""Percentages at which the run writes a warning."""
 
 _MOST_BYTES = 2.0**60
 _FAR_APART = 25.0
@@ -21,9 +21,9 @@ _FAR_APART = 25.0
 class Memory:
     """The memory of an instance.
 
-    :ivar percent: how much of it is in use, 0 to 100.
-    :ivar used: bytes in use, None where that is not known.
-    :ivar total: bytes that there are, None where that is not known.
+    :ivar percent: the part that is in use, 0 to 100.
+    :ivar used: bytes in use, or None if that is not known.
+    :ivar total: bytes in total, or None if that is not known.
     """
 
     percent: float
@@ -31,7 +31,7 @@ class Memory:
     total: float | None = None
 
     def __str__(self) -> str:
-        full = f"{int(self.percent)} %"  # never a threshold that was not reached
+        full = f"{int(self.percent)} %"  # rounded down: it never shows a threshold that was not reached
         if self.used is None or self.total is None:
             return f"{full} in use"
         return f"{self.used / 2**30:.1f} of {self.total / 2**30:.1f} GiB in use ({full})"
@@ -39,11 +39,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was found out at one moment.
+    """One reading of the instance's memory.
 
     :ivar memory: the instance's memory.
-    :ivar at: when, by the monotonic clock.
-    :ivar kernels: how many kernels ran there, None where nobody has counted them.
+    :ivar at: the time of the reading, by the monotonic clock.
+    :ivar kernels: how many kernels ran there, or None if that is not known.
     """
 
     memory: Memory
@@ -52,7 +52,7 @@ class Reading:
 
 
 def read_memory(document: object) -> Memory | None:
-    """Find the memory in the answer of ``instance/metrics``; None where it does not tell."""
+    """Return the memory from the answer of ``instance/metrics``, or None if the answer does not contain it."""
     found = document
     for key in ("metrics", "memory"):
         found = found.get(key) if isinstance(found, Mapping) else None
@@ -65,7 +65,7 @@ def read_memory(document: object) -> Memory | None:
     percent = _percent(_number(found.get("memory_percentage"), 100.0), share)
     if percent is None:
         return None
-    if share is not None and abs(percent - share) > _FAR_APART:  # the bytes are of something else
+    if share is not None and abs(percent - share) > _FAR_APART:  # the bytes measure another thing
         used = total = None
     return Memory(percent, used, total)
 
@@ -77,7 +77,7 @@ def _number(value: object, most: float) -> float | None:
 
 
 def _percent(told: float | None, share: float | None) -> float | None:
-    """Decide on the percentage; what is told may be a part of 1, and then the bytes must say so."""
+    """Return the percentage. A value up to 1 may be a fraction of 1; the bytes must then confirm it."""
     if told is None or (told <= 1 and share is None):
         return share
     if told > 1 or share is None:

@@ -1,8 +1,8 @@
-"""Looks, from a kernel beside it, whether another kernel's process still runs; sent there as source text.
+"""Check from a second kernel whether another kernel's process still runs. The package sends this file as source.
 
-All kernels of a space run on one machine. A process that holds Python's lock cannot answer a question, and one
-that has crashed cannot either; from beside it they can be told apart. It runs on whatever Python the image has:
-standard library and ipykernel only, Python 3.6 syntax.
+All kernels of a space run on one machine. A process that holds Python's lock cannot answer a request, and a
+crashed process cannot answer either. A second kernel can see the difference. This code runs on any Python of an
+image: it uses only the standard library, ipykernel and Python 3.6 syntax.
 :mod:`~airflow_provider_smstudio.studio.jupyter.kernel_probe` is the other side.
 """
 
@@ -20,7 +20,7 @@ _WAKE_MS = 1000
 
 
 def this_process() -> "str | None":
-    """Name this process for others on the machine: boot, PID namespace, PID and start, or None without /proc."""
+    """Return this process's name on the machine: boot, PID namespace, PID and start, or None without /proc."""
     try:
         return f"{_boot()} {_namespace()} {os.getpid()} {_stat('self')[_START]}"
     except (OSError, IndexError):
@@ -28,10 +28,10 @@ def this_process() -> "str | None":
 
 
 def look(process: "str | None", kernel_id: str) -> str:
-    """Tell whether a kernel still runs: ``gone`` and ``there`` are certain, else ``unknown``.
+    """Return whether a kernel still runs: ``gone`` and ``there`` are certain, otherwise ``unknown``.
 
-    :param process: what :func:`this_process` returned in that kernel, where it is known.
-    :param kernel_id: the kernel's id, by which its connection file is named.
+    :param process: the result of :func:`this_process` in that kernel, if it is known.
+    :param kernel_id: the kernel's id, which is part of the name of its connection file.
     """
     found = by_process(process) if process else UNKNOWN
     if found == UNKNOWN:
@@ -42,10 +42,10 @@ def look(process: "str | None", kernel_id: str) -> str:
 
 
 def wake(kernel_id: str) -> bool:
-    """Connect to a kernel as a client does, and ask it for its name; tell whether it answered.
+    """Connect to a kernel as a client does and send a ``kernel_info_request``. Return whether it answered.
 
-    Kernels of ipykernel 7.0 to 7.3 may leave messages unread until the next connection comes, which a websocket is
-    not on each server (ipython/ipykernel#1554).
+    Kernels of ipykernel 7.0 to 7.3 may leave messages unread until the next connection (ipython/ipykernel#1554).
+    On some servers a new websocket makes no new connection to the kernel.
     """
     try:
         import zmq
@@ -67,7 +67,7 @@ def wake(kernel_id: str) -> bool:
 
 
 def by_process(process: str) -> str:
-    """Look for the process itself; only where it must be seen from here if it is there."""
+    """Look for the process itself. The result is certain only on the same boot and in the same PID namespace."""
     boot, namespace, pid, start = process.split(" ")
     try:
         if boot != _boot() or namespace != _namespace():
@@ -80,12 +80,12 @@ def by_process(process: str) -> str:
         return GONE
     except (OSError, IndexError):
         return UNKNOWN
-    # Z is a process that has ended and that its parent has not asked after yet.
+    # Z: the process has ended, but its parent has not read its exit status yet.
     return GONE if fields[_START] != start or fields[_STATE] in ("Z", "X") else THERE
 
 
 def by_port(kernel_id: str) -> str:
-    """Look whether anything listens where the kernel must; first at this kernel itself, to see that this tells."""
+    """Check whether a process listens on the kernel's ports. Check this kernel first, to test the method."""
     try:
         if _listens(_connection()) != THERE:
             return UNKNOWN
@@ -95,7 +95,7 @@ def by_port(kernel_id: str) -> str:
 
 
 def _connection(kernel_id: "str | None" = None) -> "dict[str, Any]":
-    """Read a kernel's connection file, which lies beside our own; by default that one."""
+    """Read a kernel's connection file, in the folder of this kernel's file; by default this kernel's own file."""
     from ipykernel.connect import get_connection_file
 
     path = get_connection_file()
@@ -130,5 +130,5 @@ def _namespace() -> str:
 
 def _stat(pid: str) -> "list[str]":
     with open(f"/proc/{pid}/stat") as file:
-        # The command's name, in brackets, may hold anything: fields are counted after it.
+        # The command's name, in brackets, may contain any character, so the fields are counted after it.
         return file.read().rpartition(")")[2].split()

@@ -1,13 +1,13 @@
-"""The record that an IPython kernel keeps of what it did for a run: requests to it and their answers; pure.
+"""The kernel record, which an IPython kernel keeps for a run: the requests to it and their answers. No I/O.
 
-Output sent into a broken websocket, or held back by jupyter_server's rate limiter, never reaches the client.
-So the kernel itself keeps what it sent (:mod:`~airflow_provider_smstudio.studio.protocol.kernel_record_source`),
-and the client
-fetches it when it suspects a gap. The record is the ledger as well: which requests the kernel has taken and how
-each ended, so that a worker which takes over runs nothing twice.
+Output that the kernel sends into a broken websocket never reaches the client. The same is true for output that
+jupyter_server's rate limiter drops. So the kernel itself keeps the messages that it sent
+(:mod:`~airflow_provider_smstudio.studio.protocol.kernel_record_source`). The client fetches them when it suspects
+a gap. The record also lists the requests that the kernel received, and how each of them ended. So a worker that
+takes over the run runs nothing twice.
 
-Every request here is a silent, empty ``execute_request`` with one user expression; the answer comes back in the
-``execute_reply``, on the shell channel, which no rate limit touches. It leaves no name, history or output.
+Every request here is a silent, empty ``execute_request`` with one user expression. The answer comes back in the
+``execute_reply``, on the shell channel, which has no rate limit. The request leaves no name, history or output.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from airflow_provider_smstudio.studio.protocol import kernel_record_source
 from airflow_provider_smstudio.studio.protocol.messages import Message, MessageError, request
 
 HOUSEKEEPING = kernel_record_source.HOUSEKEEPING
-"""Part of the ``msg_id`` of every request to the record; the record takes no notice of such requests."""
+"""Part of the ``msg_id`` of every request to the record. The record does not list these requests."""
 
 VERSION = kernel_record_source.VERSION
-"""Version of the kernel's side and of its answers."""
+"""Version of the code in the kernel and of its answers."""
 
 KEPT_TYPES = kernel_record_source.KEPT_TYPES
-"""Types of the messages on iopub that a record keeps; of a status it notes the time."""
+"""Types of the iopub messages that a record keeps. From a status it keeps only the time."""
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
-"""How long an answer may be by default, unless it is a single message."""
+"""Default maximum length of an answer. An answer with a single message may be longer."""
 
 _EXPRESSION = "smstudio"
 _MODULE = repr(kernel_record_source.MODULE)
@@ -44,10 +44,10 @@ class Installed:
     """Answer to :func:`install_request`.
 
     :ivar ok: whether the kernel records the run from now on.
-    :ivar reason: why it does not.
-    :ivar resumed: whether it had a record of this run already.
-    :ivar process: names the kernel's process, see
-    :func:`kernel_probe_source.this_process`; None where it does not say.
+    :ivar reason: why the kernel does not record the run.
+    :ivar resumed: whether the kernel already had a record of this run.
+    :ivar process: the name of the kernel's process, see
+        :func:`kernel_probe_source.this_process`; None if the kernel does not report it.
     """
 
     ok: bool
@@ -58,20 +58,20 @@ class Installed:
 
 @dataclass(frozen=True)
 class Recorded:
-    """One request of the run, as the kernel knows it.
+    """One request of the run, as the kernel record lists it.
 
     :ivar msg_id: the request's id.
-    :ivar began: when the kernel began with it, in seconds since the epoch by the kernel's clock. A request that
-        was put aside began as well; its reply is ``aborted``.
-    :ivar ended: when its reply was sent; None until then.
-    :ivar idle: when the kernel was done with it; None until then.
+    :ivar began: when the kernel began the request, in seconds since the epoch, by the kernel's clock. An aborted
+        request has this time as well; its reply is ``aborted``.
+    :ivar ended: when the kernel sent the reply; None until then.
+    :ivar idle: when the kernel reported ``idle`` for it; None until then.
     :ivar kept: how many messages :func:`fetch_request` can get.
-    :ivar kept_bytes: their size on the wire.
-    :ivar dropped: how many messages were not kept, because of the limit; saving does not lower it.
-    :ivar dropped_bytes: their size on the wire.
+    :ivar kept_bytes: the size of these messages on the wire.
+    :ivar dropped: how many messages the kernel did not keep, because of the limit. A save does not lower it.
+    :ivar dropped_bytes: the size of the dropped messages on the wire.
     :ivar reply: content of its ``execute_reply``; None until then.
     :ivar reply_header: header of that reply.
-    :ivar reply_cut: whether the reply was huge; then only what tells how the request ended is left of it.
+    :ivar reply_cut: whether the reply was huge. Then it has only the fields that say how the request ended.
     """
 
     msg_id: str
@@ -92,12 +92,12 @@ class RecordState:
     """Answer to :func:`state_request`.
 
     :ivar run: key of the run.
-    :ivar broken: why the kernel stopped recording; what follows may then lack anything since.
+    :ivar broken: why the kernel stopped recording, or None. After a stop, requests and messages may be missing.
     :ivar count: the execution count that the next cell gets.
     :ivar requests: the run's requests from index ``since`` on, in order of arrival.
     :ivar since: index of the first of them.
-    :ivar total: how many requests there are in all.
-    :ivar next: the ``since`` to go on with if the answer would have been too long; None if it is complete.
+    :ivar total: how many requests the record lists in total.
+    :ivar next: the ``since`` to continue with if this answer is incomplete, because of its length; else None.
     """
 
     run: str
@@ -113,9 +113,9 @@ class RecordState:
 class Fetched:
     """Answer to :func:`fetch_request`.
 
-    :ivar messages: messages as they went over iopub, in order.
-    :ivar next: the ``start`` to go on with; None if these were the last so far.
-    :ivar dropped: how many messages of this request were not kept.
+    :ivar messages: messages as the kernel sent them on iopub, in order.
+    :ivar next: the ``start`` to continue with; None if these were the last messages so far.
+    :ivar dropped: how many messages of this request the kernel did not keep.
     """
 
     messages: list[Message]
@@ -124,20 +124,20 @@ class Fetched:
 
 
 def supported(kernel_info: Mapping[str, Any]) -> bool:
-    """Tell from a ``kernel_info_reply``'s content whether the kernel may be able to keep a record."""
+    """Return whether the kernel may be able to keep a record, from a ``kernel_info_reply``'s content."""
     language = kernel_info.get("language_info")
     name = language.get("name") if isinstance(language, Mapping) else None
     return kernel_info.get("implementation") == "ipython" and name == "python"
 
 
 def install_request(session_id: str, msg_id: str, run_key: str, limit: int) -> Message:
-    """Ask the kernel to record a run, or to go on recording it.
+    """Make a request to record a run, or to continue to record it.
 
-    :param session_id: the client session of this request and of the run's to come. A record takes the requests
-        of every session that asked for this run.
+    :param session_id: the client session of this request and of the run's later requests. A record lists the
+        requests of every session that sent this request for the run.
     :param msg_id: contains :data:`HOUSEKEEPING`.
-    :param run_key: names the run; the record of another run is thrown away.
-    :param limit: how many bytes of messages the kernel may keep; with 0 it keeps the ledger alone.
+    :param run_key: names the run. The kernel deletes the record of another run.
+    :param limit: how many bytes of messages the kernel may keep. With 0 it keeps only the list of requests.
     """
     known = f"old is not None and old.VERSION == {VERSION}"
     made = f'(b.exec(b.compile({_source()!a}, "<smstudio>", "exec", 0, True), new.__dict__), new)[1]'
@@ -151,54 +151,54 @@ def install_request(session_id: str, msg_id: str, run_key: str, limit: int) -> M
 
 
 def state_request(session_id: str, msg_id: str, since: int = 0, max_bytes: int = MAX_ANSWER_BYTES) -> Message:
-    """Ask which requests the kernel has taken.
+    """Make a request for the list of requests that the kernel received.
 
     :param session_id: the client session of this request.
     :param msg_id: contains :data:`HOUSEKEEPING`.
-    :param since: index of the first request to tell about.
-    :param max_bytes: how long the answer may be, unless it is a single entry.
+    :param since: index of the first request to return.
+    :param max_bytes: maximum length of the answer. An answer with a single entry may be longer.
     """
     return _question(session_id, msg_id, _call("state", int(since), int(max_bytes)))
 
 
 def fetch_request(session_id: str, msg_id: str, of: str, start: int, max_bytes: int = MAX_ANSWER_BYTES) -> Message:
-    """Ask for what the kernel sent for a request.
+    """Make a request for the messages that the kernel sent for one request.
 
     :param session_id: the client session of this request.
     :param msg_id: contains :data:`HOUSEKEEPING`.
     :param of: ``msg_id`` of the request whose messages are wanted.
-    :param start: index of the first message wanted.
-    :param max_bytes: how long the answer may be, unless it is a single message.
+    :param start: index of the first message to return.
+    :param max_bytes: maximum length of the answer. An answer with a single message may be longer.
     """
     return _question(session_id, msg_id, _call("fetch", of, int(start), int(max_bytes)))
 
 
 def forget_request(session_id: str, msg_id: str, saved: Iterable[str]) -> Message:
-    """Tell the kernel that the outputs of requests are saved; :func:`saved_metadata` needs no extra request.
+    """Make a request that says which outputs are saved. :func:`saved_metadata` needs no extra request.
 
     :param session_id: the client session of this request.
     :param msg_id: contains :data:`HOUSEKEEPING`.
-    :param saved: ids of the requests.
+    :param saved: ids of the requests whose outputs are saved.
     """
     return _question(session_id, msg_id, _call("forget", [str(item) for item in saved]))
 
 
 def refuse_request(session_id: str, msg_id: str, of: str) -> Message:
-    """Ask the kernel to put a request aside if it comes after all, so that it can be made anew under another id.
+    """Make a request to skip another request if that one still arrives. Then it can be sent under another id.
 
-    A request that was sent into a connection that broke may still be on its way.
+    A request that was sent just before the connection broke may still be on its way.
 
     :param session_id: the client session of this request.
     :param msg_id: contains :data:`HOUSEKEEPING`.
-    :param of: ``msg_id`` of the request that shall not run any more.
+    :param of: ``msg_id`` of the request that the kernel must not run.
     """
     return _question(session_id, msg_id, _call("refuse", of))
 
 
 def saved_metadata(saved: Iterable[str]) -> dict[str, Any]:
-    """Make the metadata by which the run's next ``execute_request`` tells what is saved.
+    """Return the metadata for the run's next ``execute_request`` that says which outputs are saved.
 
-    :param saved: ids of the requests whose outputs the kernel need not keep any longer.
+    :param saved: ids of the requests whose outputs the kernel no longer needs to keep.
     """
     return {kernel_record_source.METADATA_KEY: {"saved": list(saved)}}
 
@@ -206,11 +206,11 @@ def saved_metadata(saved: Iterable[str]) -> dict[str, Any]:
 def read_installed(reply: Mapping[str, Any]) -> Installed:
     """Read the content of the reply to :func:`install_request`.
 
-    :raises WireError: when it is no such reply, or the request was put aside.
+    :raises MessageError: when it is not such a reply, or the kernel did not run the request.
     """
     answer = _answer(reply)
     if answer is None:
-        raise MessageError("the kernel's record answered nothing")
+        raise MessageError("the kernel record returned no answer")
     return Installed(
         ok=_take(answer, "ok", bool),
         reason=_take_or_none(answer, "reason", str),
@@ -224,14 +224,14 @@ def read_state(reply: Mapping[str, Any], run_key: str) -> RecordState | None:
 
     :param reply: the reply's content.
     :param run_key: names the run.
-    :return: None when the kernel has no record of this run: it was started again, or serves another run.
-    :raises WireError: when it is no such reply, or the request was put aside.
+    :return: None when the kernel has no record of this run: it was restarted, or serves another run.
+    :raises MessageError: when it is not such a reply, or the kernel did not run the request.
     """
     answer = _answer(reply)
     if answer is None or _take(answer, "run", str) != run_key:
         return None
     if _take(answer, "version", int) != VERSION:
-        raise MessageError(f"the kernel's record is of version {answer['version']}, not {VERSION}")
+        raise MessageError(f"the kernel record has version {answer['version']}, not {VERSION}")
     return RecordState(
         run=run_key,
         broken=_take_or_none(answer, "broken", str),
@@ -246,8 +246,8 @@ def read_state(reply: Mapping[str, Any], run_key: str) -> RecordState | None:
 def read_fetched(reply: Mapping[str, Any]) -> Fetched | None:
     """Read the content of the reply to :func:`fetch_request`.
 
-    :return: None when the kernel has no record, or knows nothing of the request.
-    :raises WireError: when it is no such reply, or the request was put aside.
+    :return: None when the kernel has no record, or its record does not list the request.
+    :raises MessageError: when it is not such a reply, or the kernel did not run the request.
     """
     answer = _answer(reply)
     if answer is None:
@@ -262,8 +262,8 @@ def read_fetched(reply: Mapping[str, Any]) -> Fetched | None:
 def read_forgotten(reply: Mapping[str, Any]) -> int | None:
     """Read the content of the reply to :func:`forget_request`.
 
-    :return: how many messages the kernel has dropped; None when it has no record.
-    :raises WireError: when it is no such reply, or the request was put aside.
+    :return: how many messages the kernel has deleted; None when it has no record.
+    :raises MessageError: when it is not such a reply, or the kernel did not run the request.
     """
     answer = _answer(reply)
     return None if answer is None else _take(answer, "forgot", int)
@@ -272,12 +272,12 @@ def read_forgotten(reply: Mapping[str, Any]) -> int | None:
 def read_refused(reply: Mapping[str, Any]) -> bool:
     """Read the content of the reply to :func:`refuse_request`.
 
-    :return: whether the request had not come, and will not run; False when it has come meanwhile.
-    :raises WireError: when it is no such reply, the request was put aside, or the kernel has no record.
+    :return: True when the request had not arrived, so it will not run; False when it has arrived.
+    :raises MessageError: when it is not such a reply, the kernel did not run the request, or it has no record.
     """
     answer = _answer(reply)
     if answer is None:
-        raise MessageError("the kernel's record is gone")
+        raise MessageError("the kernel no longer has its record")
     refused: bool = _take(answer, "refused", bool)
     return refused
 
@@ -288,7 +288,7 @@ def _source() -> str:
 
 
 def _call(operation: str, *arguments: Any) -> str:
-    """Write an expression that asks the record, and is None without one: an exception would leave traces."""
+    """Return an expression that calls the record. Without a record it is None: an exception would leave traces."""
     written = ", ".join(ascii(argument) for argument in (operation, *arguments))
     found = f'__import__("sys").modules.get({_MODULE})'
     return f"(lambda m: None if m is None else m.answer({written}))({found})"
@@ -296,9 +296,9 @@ def _call(operation: str, *arguments: Any) -> str:
 
 def _question(session_id: str, msg_id: str, expression: str) -> Message:
     if HOUSEKEEPING not in msg_id:
-        raise ValueError(f"a request to the kernel's record needs {HOUSEKEEPING!r} in its msg_id, not {msg_id!r}")
+        raise ValueError(f"a request to the kernel record needs {HOUSEKEEPING!r} in its msg_id, not {msg_id!r}")
     content = {
-        "code": "",  # an expression passes by the notebook's hooks and transformers, code does not
+        "code": "",  # code would run the notebook's hooks and transformers; an expression does not
         "silent": True,
         "store_history": False,
         "user_expressions": {_EXPRESSION: expression},
@@ -309,23 +309,23 @@ def _question(session_id: str, msg_id: str, expression: str) -> Message:
 
 
 def _answer(reply: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Find the record's answer in a reply; None if there is no record."""
+    """Return the record's answer from a reply, or None if there is no record."""
     if reply.get("status") != "ok":
-        raise MessageError(f"the kernel put the request to its record aside: {reply.get('status')!r}")
+        raise MessageError(f"the kernel did not run the request to its record: {reply.get('status')!r}")
     value = _take(_take(reply, "user_expressions", dict), _EXPRESSION, dict)
     if value.get("status") != "ok":
-        raise MessageError(f"the kernel's record raised {value.get('ename')}: {str(value.get('evalue'))[:500]}")
+        raise MessageError(f"the kernel record raised {value.get('ename')}: {str(value.get('evalue'))[:500]}")
     text = _take(_take(value, "data", dict), "text/plain", str)
     try:
         answer = json.loads("null" if text == "None" else text)
     except (ValueError, RecursionError) as error:
-        raise MessageError(f"the kernel's record answered no JSON ({len(text)} characters): {error}") from error
+        raise MessageError(f"the kernel record's answer is not JSON ({len(text)} characters): {error}") from error
     if answer is None:
         return None
     if not isinstance(answer, dict):
-        raise MessageError(f"the kernel's record answered a {type(answer).__name__}")
+        raise MessageError(f"the kernel record's answer is a {type(answer).__name__}, not an object")
     if "failed" in answer:
-        raise MessageError(f"the kernel's record failed: {str(answer['failed'])[:500]}")
+        raise MessageError(f"the kernel record failed: {str(answer['failed'])[:500]}")
     return answer
 
 
@@ -352,22 +352,22 @@ def _message(item: Any) -> Message:
     try:
         message["buffers"] = [base64.b64decode(text, validate=True) for text in _take(item, "buffers", list)]
     except (ValueError, TypeError) as error:
-        raise MessageError(f"the kernel's record answered a bad buffer: {error}") from error
+        raise MessageError(f"the kernel record's answer has an invalid buffer: {error}") from error
     return message
 
 
 def _take(fields: Any, key: str, kind: type[Any]) -> Any:
-    """Take a field that has to be there, of this type."""
+    """Return a required field of this type."""
     value = _take_or_none(fields, key, kind)
     if value is None:
-        raise MessageError(f"the kernel's record answered without {key}")
+        raise MessageError(f"the kernel record's answer has no {key}")
     return value
 
 
 def _take_or_none(fields: Any, key: str, kind: type[Any]) -> Any:
     if not isinstance(fields, Mapping):
-        raise MessageError(f"the kernel's record answered a {type(fields).__name__} with no {key}")
+        raise MessageError(f"the kernel record's answer has a {type(fields).__name__} without {key}")
     value = fields.get(key)
     if value is not None and (not isinstance(value, kind) or (kind is int and isinstance(value, bool))):
-        raise MessageError(f"the kernel's record answered a {key} of type {type(value).__name__}")
+        raise MessageError(f"the kernel record's answer has a {key} of type {type(value).__name__}")
     return value

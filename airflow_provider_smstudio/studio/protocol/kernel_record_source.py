@@ -1,9 +1,9 @@
-"""Keeps, inside an IPython kernel, a record of what the kernel did for a run; sent there as source text.
+"""Keep the kernel record of a run inside an IPython kernel. The package sends this file there as source.
 
-It runs on whatever Python and ipykernel the image has: standard library only, Python 3.6 syntax, ipykernel 5
-and later. It is no module of the user's: it lives in ``sys.modules`` under :data:`MODULE`, adds no name to the
-notebook's namespace, and wraps three methods of the kernel. A failure in here never reaches the kernel; it ends
-the recording and shows as ``broken``.
+It runs on any Python and ipykernel of an image: standard library only, Python 3.6 syntax, ipykernel 5 and later.
+It is not a module of the user. It is in ``sys.modules`` under :data:`MODULE`, adds no name to the notebook's
+namespace, and wraps three methods of the kernel. A failure in this code never reaches the kernel. It ends the
+recording, and the answers report it as ``broken``.
 :mod:`~airflow_provider_smstudio.studio.protocol.kernel_record` is the other side.
 """
 
@@ -33,12 +33,12 @@ _LONGEST_EVALUE = 10000
 _SETTLE_SECONDS = 60
 
 
-class Impossible(Exception):  # noqa: N818  # no error of the notebook's; it says why there is no record
-    """The kernel's internals are not as this module knows them."""
+class Impossible(Exception):  # noqa: N818  # not the notebook's error; it says why there is no record
+    """The kernel's internals are not as this module expects."""
 
 
 class Answer:
-    """JSON text that IPython shows as it is: as a bundle, pretty-printed, or by ``repr`` under ``%pprint``.
+    """JSON text that IPython shows unchanged: as a bundle, pretty-printed, or by ``repr`` under ``%pprint``.
 
     :param text: the JSON text, ASCII only.
     """
@@ -59,7 +59,7 @@ class Answer:
 
 
 class Request:
-    """What the kernel did for one request.
+    """One request, with its times, its messages and its reply.
 
     :param msg_id: the request's id.
     """
@@ -79,7 +79,7 @@ class Request:
         self.reply = '"reply": null, "reply_header": null, "reply_cut": false'
 
     def entry(self) -> str:
-        """Write the request's line of the ledger as JSON."""
+        """Return the request's entry of the list as JSON."""
         fields = {
             "id": self.msg_id,
             "began": self.began,
@@ -97,7 +97,7 @@ class Record:
     """The requests of one run, in order of arrival, and the messages that the kernel sent for them.
 
     :param run: the run's key.
-    :param limit: how many bytes of messages may be kept; 0 keeps the ledger alone.
+    :param limit: how many bytes of messages the record may keep. With 0 it keeps only the list of requests.
     """
 
     def __init__(self, run: str, limit: int) -> None:
@@ -110,17 +110,17 @@ class Record:
         self._order: list[Request] = []
         self._size = 0
         self._parents: dict[bytes, Request | None] = {}
-        self._lock = RLock()  # a garbage collection may run anything on the thread that holds it
+        self._lock = RLock()  # reentrant: a garbage collection may run any code on the thread that holds it
 
     def admit(self, session: str, limit: int) -> None:
-        """Record the requests of one more client session, such as that of a worker that took over."""
+        """Record the requests of one more client session, for example of a worker that took over."""
         with self._lock:
             self.sessions.add(session)
             self.limit = limit
             self._parents.clear()
 
     def on_wire(self, parts: "list[Any]") -> None:
-        """Take a message of the iopub channel, as it goes over the wire."""
+        """Process a message of the iopub channel, as it goes over the wire."""
         header, parent, metadata, content = parts[parts.index(_DELIMITER) + 2 :][:4]
         buffers = parts[parts.index(_DELIMITER) + 6 :]
         with self._lock:
@@ -138,31 +138,31 @@ class Record:
                 self._keep(request, [header, parent, metadata, content], buffers)
 
     def on_input(self, msg_id: str, metadata: Any) -> None:
-        """Hear what a request tells us besides its code: which outputs its sender has saved."""
+        """Read a request's metadata: they say which outputs its sender has saved."""
         with self._lock:
             request = self._request(msg_id)
             if request.heard:
                 return
-            request.heard = True  # once, or output that came meanwhile would be forgotten unseen
+            request.heard = True  # only once: a repetition would delete output that came since and is not saved
             ours = metadata.get(METADATA_KEY) if isinstance(metadata, dict) else None
             saved = ours.get("saved") if isinstance(ours, dict) else None
             if isinstance(saved, list):
                 self._forget(saved)
 
     def on_reply(self, msg_id: str, header: Any, content: Any) -> None:
-        """Take the reply to a request; header and content are plain JSON values."""
+        """Keep the reply to a request; header and content are plain JSON values."""
         text, cut = dumps(content), "false"
         if len(text) > _LONGEST_REPLY:
             text, cut = dumps(_shortened(content)), "true"
         with self._lock:
             request = self._request(msg_id)
             if request.ended is not None:
-                return  # the same request once more, put aside: the first answer is what happened
+                return  # the same request again, which was not run: only the first reply is true
             request.ended = time()
             request.reply = f'"reply": {text}, "reply_header": {dumps(header)}, "reply_cut": {cut}'
 
     def state(self, since: int, max_bytes: int) -> str:
-        """Write the ledger from an index on, as JSON; ``next`` is where to go on if it is too long."""
+        """Return the list of requests from an index on, as JSON; ``next`` is the index to continue at, or null."""
         entries: list[str] = []
         size = 0
         following: int | None = None
@@ -185,7 +185,7 @@ class Record:
         return dumps(fields)[:-1] + ', "requests": [' + ", ".join(entries) + "]}"
 
     def fetch(self, msg_id: str, start: int, max_bytes: int) -> str:
-        """Write the kept messages of a request from an index on, as JSON; a long one alone."""
+        """Return the kept messages of a request from an index on, as JSON; a very long message comes alone."""
         with self._lock:
             request = self._requests.get(msg_id)
             if request is None:
@@ -205,12 +205,12 @@ class Record:
         return dumps(fields)[:-1] + ', "messages": [' + ", ".join(pieces) + "]}"
 
     def forget(self, msg_ids: "list[str]") -> str:
-        """Drop the messages of requests; what they send later is kept anew."""
+        """Delete the messages of requests. The record still keeps the messages that they send later."""
         with self._lock:
             return dumps({"forgot": self._forget(msg_ids)})
 
     def refuse(self, msg_id: str) -> str:
-        """Have a request that has not come yet put aside if it comes after all; tell whether it had not."""
+        """Skip a request if it arrives later. Return whether it had not arrived yet."""
         with self._lock:
             late = msg_id not in self._requests
             if late:
@@ -218,7 +218,7 @@ class Record:
             return dumps({"refused": late})
 
     def puts_aside(self, msg_id: str) -> bool:
-        """Tell whether a request shall not run: it was refused, or has run already under this id."""
+        """Return whether the kernel must skip a request: it was refused, or has already run under this id."""
         with self._lock:
             known = self._requests.get(msg_id)
             return msg_id in self.refused or (known is not None and known.heard)
@@ -241,7 +241,7 @@ class Record:
         return request
 
     def _request_of(self, parent: bytes) -> "Request | None":
-        """Tell which recorded request a message belongs to; most messages in a row have the same parent."""
+        """Return the recorded request of a message, or None. Most messages in a row have the same parent."""
         if parent in self._parents:
             return self._parents[parent]
         header = _parse(parent)
@@ -261,7 +261,7 @@ class Record:
             request.dropped_bytes += size
             return
         if request.kept and request.kept[-1][1] == parts[1]:
-            parts[1] = request.kept[-1][1]  # one copy of the parent for all
+            parts[1] = request.kept[-1][1]  # share one copy of the parent
         # A buffer may be the user's own memory, which changes.
         request.kept.append((*parts, [bytes(buffer) for buffer in buffers]))
         request.size += size
@@ -302,13 +302,13 @@ class Recorder:
         self._should_handle = self._kernel.should_handle
 
     def attach(self) -> None:
-        """Start to see messages."""
+        """Install the hooks."""
         self._thread._really_send = self._on_wire
         self._session.send = self._on_send
         self._kernel.should_handle = self._on_request
 
     def detach(self) -> None:
-        """Put the kernel's own methods back, unless somebody wrapped ours meanwhile; then go silent."""
+        """Restore the kernel's own methods. A hook that other code has wrapped stays, but records nothing."""
         self.record.broken = "it was replaced"
         for owner, name, ours in (
             (self._thread, "_really_send", self._on_wire),
@@ -319,7 +319,7 @@ class Recorder:
                 delattr(owner, name)
 
     def answer(self, operation: str, arguments: "tuple[Any, ...]") -> str:
-        """Answer a question of the client's as JSON, and leave the shell as the user's last cell left it."""
+        """Answer a request of the client as JSON, and leave the shell as the user's last cell left it."""
         self.guard(self._restore)
         settled = Event()
         self._thread.schedule(settled.set)
@@ -331,7 +331,7 @@ class Recorder:
         return text
 
     def guard(self, call: Any, *arguments: Any) -> None:
-        """Call something of ours from within the kernel; if it fails, the record ends and the kernel goes on."""
+        """Call a function of this module. If it fails, the recording ends and the kernel continues."""
         if self.record.broken is not None:
             return
         try:
@@ -339,13 +339,13 @@ class Recorder:
         except BaseException as error:
             self.record.broken = f"{getattr(call, '__name__', call)}: {_described(error)}"
             if not isinstance(error, Exception):
-                raise  # an interrupt is the user's
+                raise  # the user's interrupt must reach the kernel
 
     def _on_wire(self, *args: Any, **kwargs: Any) -> Any:
         try:
             return self._really_send(*args, **kwargs)
         finally:
-            if getpid() == self._pid:  # a forked child pipes its messages to this process, which records them
+            if getpid() == self._pid:  # a forked child sends its messages through this process, which records them
                 self.guard(self.record.on_wire, _argument(args, kwargs, 0, "msg"))
 
     def _on_request(self, *args: Any, **kwargs: Any) -> Any:
@@ -387,7 +387,7 @@ class Recorder:
             self.record.on_reply(msg_id, _parse(pack(sent["header"])), _parse(pack(sent["content"])))
 
     def _restore(self) -> None:
-        """Undo what our silent request changed: the last result, and where a thread's late output belongs."""
+        """Undo what our silent request changed: the last result, and the parent of a thread's late output."""
         if self._last_result is not None:
             self._shell.last_execution_result, self._shell.last_execution_succeeded = self._last_result
             self._last_result = None
@@ -399,12 +399,12 @@ _recorder: Any = None
 
 
 def install(module: ModuleType, run: str, session: str, limit: int) -> Answer:
-    """Start to record a run, or go on with its record.
+    """Start to record a run, or continue its record.
 
     :param module: this module; it is put into ``sys.modules`` if recording is possible.
-    :param run: the run's key; another run's record is thrown away.
-    :param session: the client session whose requests are the run's.
-    :param limit: how many bytes of messages may be kept.
+    :param run: the run's key. The record of another run is deleted.
+    :param session: the client session whose requests belong to the run.
+    :param limit: how many bytes of messages the record may keep.
     """
     global _recorder
     try:
@@ -429,7 +429,7 @@ def install(module: ModuleType, run: str, session: str, limit: int) -> Answer:
 
 
 def answer(operation: str, *arguments: Any) -> Answer:
-    """Answer a question of the client's.
+    """Answer a request of the client.
 
     :param operation: ``state``, ``fetch``, ``forget`` or ``refuse``, of :class:`Record`.
     """
@@ -442,7 +442,7 @@ def answer(operation: str, *arguments: Any) -> Answer:
 
 
 def uninstall() -> None:
-    """Take the hooks out of the kernel and throw the record away."""
+    """Remove the hooks from the kernel and delete the record."""
     global _recorder
     if _recorder is not None:
         _recorder.detach()
@@ -451,7 +451,7 @@ def uninstall() -> None:
 
 
 def _process() -> "str | None":
-    """Name this process for a look at it from beside; as ``kernel_probe_source.this_process`` does."""
+    """Return the process name that a second kernel checks; as ``kernel_probe_source.this_process`` does."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as boot, open("/proc/self/stat") as stat:
             start = stat.read().rpartition(")")[2].split()[19]
@@ -465,7 +465,7 @@ def _found(owner: Any, name: str) -> Any:
 
 
 def _parse(part: Any) -> Any:
-    # Session packs with surrogateescape: a file name's stray byte is that byte on the wire.
+    # Session encodes with surrogateescape: an invalid byte of a file name is the same byte on the wire.
     return loads(bytes(part).decode("utf-8", "surrogateescape"))
 
 
@@ -483,7 +483,7 @@ def _literal(parts: "tuple[Any, ...]") -> str:
 
 
 def _shortened(content: Any) -> "dict[str, Any]":
-    """Keep of a huge reply what tells how the request ended."""
+    """Keep only the fields of a huge reply that say how the request ended."""
     short = {key: content[key] for key in ("status", "execution_count", "ename") if key in content}
     if "evalue" in content:
         short["evalue"] = str(content["evalue"])[:_LONGEST_EVALUE]

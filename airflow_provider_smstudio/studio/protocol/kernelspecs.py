@@ -1,8 +1,8 @@
-"""Which kernel a notebook runs on: from what it names to what the server has; pure.
+"""Choose the kernel for a notebook among the kernelspecs of the server. No I/O.
 
-Classic names a kernel with its image, such as
-``python3__SAGEMAKER_INTERNAL__arn:aws:sagemaker:REGION:ACCOUNT:image/NAME``, where the account goes with the
-region. In a space a kernel has its plain name.
+Studio Classic names a kernel with its image, such as
+``python3__SAGEMAKER_INTERNAL__arn:aws:sagemaker:REGION:ACCOUNT:image/NAME``. The account depends on the region.
+In a space a kernel has its plain name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from airflow_provider_smstudio.studio.errors import KernelNotFoundError
 
 SEPARATOR = "__SAGEMAKER_INTERNAL__"
-"""Stands between the kernel and the image in Classic's names."""
+"""Separates the kernel from the image in the kernel names of Studio Classic."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class KernelSpecs:
     """The kernelspecs of a server.
 
     :ivar default: the name of its default kernel.
-    :ivar specs: kernelspecs by name, as Jupyter's REST API gives them.
+    :ivar specs: kernelspecs by name, as Jupyter's REST API returns them.
     """
 
     default: str | None
@@ -38,8 +38,8 @@ class KernelChoice:
     """A kernel to start.
 
     :ivar name: its name on the server.
-    :ivar instance_type: what Classic runs it on; None in spaces.
-    :ivar note: what was adapted, for the log; None when the name was taken as it stands.
+    :ivar instance_type: the instance type for Studio Classic, or None; always None in spaces.
+    :ivar note: a line for the log if another name was chosen; None if the name is unchanged.
     """
 
     name: str
@@ -57,12 +57,13 @@ def choose(
 ) -> KernelChoice:
     """Choose the kernel for a notebook.
 
-    :param specs: what the server has.
+    :param specs: the kernelspecs of the server.
     :param metadata: the notebook's metadata.
-    :param kernel_name: the caller's wish; the notebook's own kernel by default, then the server's default.
-    :param instance_type: the caller's wish; the notebook's, then the kernelspec's own by default. Classic only.
+    :param kernel_name: the kernel to use. Default: the notebook's own kernel, else the server's default kernel.
+    :param instance_type: the instance type to use, only in Studio Classic. Default: the notebook's, else the
+        kernelspec's.
     :param classic: whether the server is Studio Classic's.
-    :raises KernelNotFoundError: naming what the server has.
+    :raises KernelNotFoundError: when no kernel fits; the message lists the kernels of the server.
     """
     kernelspec = metadata.get("kernelspec")
     from_notebook = kernelspec.get("name") if isinstance(kernelspec, Mapping) else None
@@ -98,7 +99,7 @@ def _match(specs: KernelSpecs, wanted: str, classic: bool) -> tuple[str, str | N
 
 
 def _image(name: str) -> str:
-    """Return what names the image whatever its region and account: ``image/NAME``, with alias or version."""
+    """Return the image's name without its region and account: ``image/NAME``, with alias or version."""
     arn = name.partition(SEPARATOR)[2]
     return arn.split(":", 5)[-1] if arn.startswith("arn:") else arn
 

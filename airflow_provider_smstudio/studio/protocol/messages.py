@@ -1,9 +1,9 @@
-"""Jupyter messages and their websocket frames, without I/O.
+"""Jupyter messages and their websocket frames. No I/O.
 
 Two formats exist. ``v1.kernel.websocket.jupyter.org`` (jupyter_server since 1.13, when both sides agree on
-it) carries every message as one binary frame; without a subprotocol a message is JSON in a text frame, or in
-a binary frame with a JSON part and raw buffers. Both are described in jupyter_server's documentation,
-"WebSocket kernel wire protocols".
+it) sends every message as one binary frame. Without a subprotocol, a message is a text frame with JSON, or a
+binary frame with JSON and raw buffers. jupyter_server's documentation describes both formats, in "WebSocket kernel
+wire protocols".
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from itertools import pairwise
 from typing import Any
 
 V1 = "v1.kernel.websocket.jupyter.org"
-"""Name of the binary subprotocol, as offered and echoed in ``Sec-WebSocket-Protocol``."""
+"""Name of the binary subprotocol in ``Sec-WebSocket-Protocol``, in the offer and in the answer."""
 
 MAX_REQUEST_BYTES = 10 * 1024 * 1024
-"""A longer frame makes the server drop the connection (tornado's default limit; measured)."""
+"""The server closes the connection after a longer frame (tornado's default limit; measured)."""
 
 _PARTS = (
     ("header", dict, False),
@@ -34,7 +34,7 @@ Message = dict[str, Any]
 
 
 class MessageError(ValueError):
-    """A frame that is no Jupyter message."""
+    """A frame that is not a Jupyter message, or an answer of the kernel record that has the wrong form."""
 
 
 def request(
@@ -49,9 +49,9 @@ def request(
 
     :param msg_type: such as ``execute_request``.
     :param content: the request's content.
-    :param session: the client session's id; replies come back to the websocket that carries it.
+    :param session: the client session's id. The server sends the replies to the websocket with this id.
     :param channel: ``shell``, ``control`` or ``stdin``.
-    :param msg_id: the message's id, by which replies and outputs name their parent; random by default.
+    :param msg_id: the message's id. Replies and outputs name their parent by it. Random by default.
     """
     header = {
         "msg_id": msg_id or uuid.uuid4().hex,
@@ -74,8 +74,8 @@ def request(
 def encode(message: Message, subprotocol: str | None) -> bytes | str:
     """Turn a message into a frame's payload: bytes for a binary frame, str for a text frame.
 
-    :param message: a message as :func:`request` makes it; its buffers must be empty without a subprotocol.
-    :param subprotocol: what the server echoed, :data:`V1` or None.
+    :param message: a message as :func:`request` makes it. Its buffers must be empty without a subprotocol.
+    :param subprotocol: the subprotocol in the server's answer, :data:`V1` or None.
     """
     if subprotocol == V1:
         return _encode_v1(message)
@@ -86,9 +86,9 @@ def encode(message: Message, subprotocol: str | None) -> bytes | str:
 def decode(payload: bytes | str, subprotocol: str | None) -> Message:
     """Turn a frame's payload into a message.
 
-    :param payload: str of a text frame, bytes of a binary one.
-    :param subprotocol: what the server echoed, :data:`V1` or None.
-    :raises WireError: when it is none.
+    :param payload: str of a text frame, or bytes of a binary frame.
+    :param subprotocol: the subprotocol in the server's answer, :data:`V1` or None.
+    :raises MessageError: when it is not a Jupyter message.
     """
     try:
         if isinstance(payload, str):
@@ -103,7 +103,7 @@ def decode(payload: bytes | str, subprotocol: str | None) -> Message:
 
 
 def _complete(message: Any) -> Message:
-    """Check the parts that every message has, and put in those that may be left out."""
+    """Check the parts that every message must have, and add the optional parts that are missing."""
     for key, kind, optional in _PARTS:
         part = message[key] if not optional else message.get(key)
         if part is None and optional:
@@ -115,7 +115,7 @@ def _complete(message: Any) -> Message:
 
 
 def parent_id(message: Message) -> str | None:
-    """Tell which request a message answers: its parent's ``msg_id``, or None."""
+    """Return the id of the request that a message answers (its parent's ``msg_id``), or None."""
     parent = message["parent_header"].get("msg_id")
     return parent if isinstance(parent, str) and parent else None
 
@@ -143,7 +143,7 @@ def _decode_v1(payload: bytes) -> Message:
         raise ValueError("offsets out of order")
     view = memoryview(payload)
     parts = [view[start:end] for start, end in pairwise(offsets)]
-    # A cell can print what is no UTF-8.
+    # A cell can print bytes that are not UTF-8.
     header, parent_header, metadata, content = (json.loads(str(part, "utf-8", "replace")) for part in parts[1:5])
     return {
         "channel": bytes(parts[0]).decode(),

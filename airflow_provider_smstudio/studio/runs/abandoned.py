@@ -1,4 +1,7 @@
-"""Runs that nobody came back for: their kernels, found by our sessions' paths, and nobody else's."""
+"""Find and remove abandoned runs of this package: runs that no process watches any more.
+
+A run is found by the path of its Jupyter session. Sessions of users and of other programs are never touched.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class AbandonedRun:
-    """A run that nobody watches over.
+    """A run that no process watches.
 
-    :ivar path: its Jupyter session's path.
-    :ivar name: its Jupyter session's name, which begins with the run's.
-    :ivar kernel_id: its kernel.
-    :ivar hours: for how long nobody has come to it and nothing has happened in it.
+    :ivar path: the path of its Jupyter session.
+    :ivar name: the name of its Jupyter session, which begins with the name of the run.
+    :ivar kernel_id: the ID of its kernel.
+    :ivar hours: how many hours ago a process last began to watch the run, or its kernel was last active. The
+        later of the two moments counts.
     """
 
     path: str
@@ -35,15 +39,17 @@ class AbandonedRun:
 
 
 def abandoned_runs(server: JupyterServer, older_than_hours: float) -> list[AbandonedRun]:
-    """Find runs of ours that nobody watches over.
+    """Find the runs of this package that no process watches.
 
-    A run counts when no websocket is open to its kernel, and for so long neither has a process come to it nor has
-    anything happened in it; a cell that goes on printing keeps it. Studio Classic does not tell of open websockets
-    and may not tell of what happens: there the time must be longer than the longest run takes.
+    A run is abandoned if no websocket is open to its kernel and nothing has happened for the given time. In this
+    time, no process has begun to watch the run, and its kernel was not active. A cell that prints is activity.
+
+    Studio Classic does not report open websockets, and may not report activity. There, the time must be longer
+    than the longest run.
 
     :param server: the Jupyter server.
-    :param older_than_hours: for how long, in hours.
-    :raises InvalidInputError: when that is no positive number.
+    :param older_than_hours: how long the run must have been abandoned, in hours.
+    :raises InvalidInputError: when the time is not a positive number.
     """
     hours = older_than_hours
     if isinstance(hours, bool) or not isinstance(hours, (int, float)) or not (hours > 0 and math.isfinite(hours)):
@@ -53,9 +59,9 @@ def abandoned_runs(server: JupyterServer, older_than_hours: float) -> list[Aband
 
 
 def remove(server: JupyterServer, runs: list[AbandonedRun]) -> None:
-    """Remove the kernels of abandoned runs, and in Classic their apps unless other kernels use them.
+    """Remove the kernels of abandoned runs. In Classic, also delete their apps, unless other kernels use them.
 
-    A run that somebody has come back to meanwhile is left alone. What could not be removed is logged.
+    A run is kept if a client has connected to its kernel meanwhile. The log lists everything that was not removed.
     """
     wanted = {run.kernel_id for run in runs}
     for session in server.sessions():
@@ -63,12 +69,12 @@ def remove(server: JupyterServer, runs: list[AbandonedRun]) -> None:
         if run is not None and run.kernel_id in wanted and run.hours > 0:
             log.info("removing the kernel of an abandoned run: %s (%.1f hours)", run.name, run.hours)
             kernel = RemoteKernel(server, timeout=60, delete_app=True, stop_reason=lambda: None)
-            kernel.adopt(session)  # whoever has watched over it
+            kernel.adopt(session)  # no matter which process watched the run
             kernel.release()
 
 
 def _run(session: Mapping[str, Any]) -> AbandonedRun | None:
-    """Read a session of ours; None while somebody is connected to its kernel, or for one without a kernel."""
+    """Read a session of this package. Return None if a client is connected, or if there is no kernel."""
     kernel = session.get("kernel")
     if not isinstance(kernel, Mapping) or kernel.get("connections"):
         return None
@@ -79,7 +85,7 @@ def _run(session: Mapping[str, Any]) -> AbandonedRun | None:
 
 
 def epoch_of(text: object) -> float | None:
-    """Read a moment of Jupyter's REST API, in seconds since the epoch; None for what is none."""
+    """Convert a timestamp of Jupyter's REST API to seconds since the epoch. Return None if it is not one."""
     try:
         return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if isinstance(text, str) else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Blocking work that can be given up: in a thread, while the caller keeps looking whether it is still wanted."""
+"""Do blocking work in a thread, and give it up when the caller does not need it any more."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class _Work(threading.Thread):
 
 
 def while_wanted(work: Callable[[], _T], *, check: Callable[[], None], undo: Callable[[_T | None], None]) -> _T:
-    """Do blocking work in a thread.
+    """Do blocking work in a thread, and check meanwhile whether it is still needed.
 
-    :param work: what to do; its result or error is this function's.
-    :param check: called ten times a second meanwhile; what it raises ends the waiting.
-    :param undo: called when nobody waits for the work any more and it has ended: with its result, or with None
-        where it failed, perhaps half-way.
+    :param work: the work. This function returns its result, or raises its error.
+    :param check: called ten times a second while the work runs. If it raises an error, the waiting ends.
+    :param undo: called at the end of work that this function no longer waits for. It receives the result of the
+        work, or None if the work failed, perhaps half-way.
     """
-    thread = _Work(work, undo)  # type: ignore[arg-type]  # undo gets nothing but what work returns, or None
+    thread = _Work(work, undo)  # type: ignore[arg-type]  # undo receives only the result of work, or None
     try:
         thread.start()
         while thread.is_alive():
@@ -61,7 +61,7 @@ def while_wanted(work: Callable[[], _T], *, check: Callable[[], None], undo: Cal
             if thread.is_alive():
                 check()
         if thread.error is None:
-            return thread.result  # type: ignore[return-value]  # what work returned
+            return thread.result  # type: ignore[return-value]  # the result of work
     except BaseException:
         thread.abandon()
         raise

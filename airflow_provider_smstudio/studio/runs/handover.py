@@ -1,4 +1,4 @@
-"""What every driver of a run decides alike, whether it waits in a thread or on an event loop; pure."""
+"""Decisions that the runner (in a thread) and the watcher (on an event loop) make in the same way; pure."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ KILL_GRACE = 1.0
 
 @dataclass(frozen=True)
 class Handover:
-    """All that another process needs to go on with a run; as plain JSON, and without a secret or a parameter.
+    """All that another process needs to continue a run. It is plain JSON, without secrets and parameters.
 
-    :ivar spec: what is run; its output path is set, its parameters are left out, since they are in the notebook.
-    :ivar session_id: the Jupyter session's id.
-    :ivar owner: what names the process that hands over, in the Jupyter session's name; those that go on with the
-        run on its behalf begin with it, so that they can be told from those of a later try.
-    :ivar kernel_name: the kernel.
-    :ivar instance_type: what it runs on, where that is known.
+    :ivar spec: the run. Its output path is set. Its parameters are left out, since the notebook contains them.
+    :ivar session_id: the ID of the Jupyter session.
+    :ivar owner: the name of the process that hands over, as in the name of the Jupyter session. A process that
+        continues the run on its behalf has a name that begins with this text. Processes of a later try do not.
+    :ivar kernel_name: the name of the kernel.
+    :ivar instance_type: the instance type under the kernel, if it is known.
     :ivar startup_seconds: see :class:`RunResult`.
-    :ivar unbroken: nothing was lost on the way so far.
-    :ivar resumed: whether an earlier try had begun the run.
-    :ivar shown: how many outputs of the running cell are in the task's log already.
-    :ivar memory_level: what the log says already of the instance's memory: :attr:`MemoryGauge.level`.
+    :ivar unbroken: whether nothing was lost so far: the process received every message and saved the notebook.
+    :ivar resumed: whether an earlier try began the run.
+    :ivar shown: how many outputs of the running cell the task's log already contains.
+    :ivar memory_level: the memory level that the log already reports: :attr:`MemoryGauge.level`.
     """
 
     spec: RunSpec
@@ -54,21 +54,21 @@ class Handover:
     memory_level: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as a dict of plain values."""
+        """Return the hand-over as a dict of plain values."""
         return asdict(replace(self, spec=replace(self.spec, parameters={}, upload_from=None)))
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Handover:
-        """Make it from what :meth:`as_dict` returned, perhaps in another version: unknown keys are left out."""
+        """Build a hand-over from the dict of :meth:`as_dict`, perhaps of another version. Ignore unknown keys."""
         own, spec = ({field.name for field in dataclass_fields(kind)} for kind in (cls, RunSpec))
         known = {name: value for name, value in fields.items() if name in own}
         return cls(**{**known, "spec": RunSpec(**{k: v for k, v in fields["spec"].items() if k in spec})})
 
 
 def run_options(spec: RunSpec, *, start_timeout: float, classic: bool) -> RunOptions:
-    """Return a run's limits and switches.
+    """Return the limits and switches of a run.
 
-    :param start_timeout: how long the kernel may take to its first answer, in seconds.
+    :param start_timeout: how many seconds the kernel has until its first answer.
     """
     options = RunOptions(
         allow_errors=spec.allow_errors,
@@ -79,7 +79,7 @@ def run_options(spec: RunSpec, *, start_timeout: float, classic: bool) -> RunOpt
         on_unknown_cell=spec.on_unknown_cell,
         replays=not classic,
     )
-    # Classic's kernels run on machines of their own, where no other kernel can look.
+    # In Classic, each kernel runs in its own app, so that a second kernel cannot see its process.
     return replace(options, crash_check_after=None) if classic else options
 
 
@@ -89,11 +89,11 @@ def session_path(spec: RunSpec, who: Identity) -> str:
 
 
 def keeps_kernel(spec: RunSpec, error: StudioError | None, *, stopped: bool, reached: bool) -> bool:
-    """Tell whether the kernel is left for whoever goes on with the run.
+    """Return whether to keep the kernel for a process that continues the run.
 
-    :param error: what the run, or the last save of its notebook, ended by.
-    :param stopped: whether somebody stopped it.
-    :param reached: whether the kernel has ever been reached.
+    :param error: the error of the run, or of the last save of its notebook; None if there was none.
+    :param stopped: whether the run was stopped on request.
+    :param reached: whether a process of the run has ever reached the kernel.
     """
     if isinstance(error, RunTakenOverError):
         return True
@@ -101,23 +101,23 @@ def keeps_kernel(spec: RunSpec, error: StudioError | None, *, stopped: bool, rea
         return False
     if isinstance(error, CellError):
         return spec.resume == "failed_cell"
-    # The way to it failed, not the run: it may well go on.
+    # Only the connection to the kernel failed. The run itself may still continue.
     return not isinstance(error, RunError) and reached
 
 
 def tell_silence(asked: CheckProcess) -> None:
-    """Log that a kernel has been silent for long, and what is done about it."""
+    """Log for how long a kernel has been silent, and that its process is checked."""
     log.info(
-        "the kernel has given no sign of life for %.0f s: looking whether its process is there", asked.silence
+        "no sign of life from the kernel for %.0f s: checking whether its process still exists", asked.silence
     )
 
 
 def tell_finding(found: ProbeResult) -> None:
-    """Log what a look at a kernel's process has shown."""
+    """Log the result of the check of a kernel's process."""
     if found.there is None:
-        log.warning("whether the kernel's process is there could not be seen: %s; the run goes on", found.reason)
+        log.warning("could not check whether the kernel's process exists: %s; the run continues", found.reason)
     elif found.there:
-        log.info("the kernel's process is there: it is busy, and the run goes on")
+        log.info("the kernel's process still exists: it is busy, and the run continues")
     else:
         log.warning("the kernel's process is gone")
 
@@ -134,9 +134,9 @@ def result(
     startup_seconds: float,
     resumed: bool,
 ) -> RunResult:
-    """Tell how a run went that did not fail.
+    """Return the result of a run that did not fail.
 
-    :param notebook: the executed notebook; its outputs need not be there.
+    :param notebook: the executed notebook, with or without its outputs.
     :param cells_executed: how many of its cells ran.
     """
     cells = nb.code_cells(notebook)

@@ -1,6 +1,6 @@
-"""One kernel for one run: started with its session and websocket, and given back whatever happens.
+"""One kernel for one run: started with its session and websocket, and removed at the end, whatever happens.
 
-In Studio Classic a kernel brings an app of its own along, an instance that costs money until it is deleted.
+In Studio Classic a kernel has its own app: an instance that costs money until it is deleted.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ _RECONNECT_TIMEOUT = 20.0
 class RemoteKernel:
     """A kernel that belongs to one run.
 
-    What has been started is noted the moment the server tells of it, and forgotten only when it is gone; so
-    :meth:`release` can be called again after an exception came in the middle of it.
+    The object notes everything that it starts as soon as the server reports it. It forgets an item only when the
+    item is gone. So :meth:`release` can be called again after an exception has interrupted it.
 
     :param server: the Jupyter server.
     :param timeout: limit for the whole start, in seconds.
     :param delete_app: whether to delete Classic's KernelGateway app, unless other kernels use it.
-    :param stop_reason: tells why the run shall stop, None while it shall not.
-    :param owner: names this process in the session's name; None for who takes kernels that nobody watches over.
+    :param stop_reason: returns why the run must stop, or None if it may continue.
+    :param owner: the name of this process in the session's name. None for a process that takes a kernel without an
+        owner, to remove it.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class RemoteKernel:
         self.kernel_id: str | None = None
         self.websocket: websockets.KernelWebSocket | None = None
         self.was_reached = False
-        """Whether the kernel has ever been reached."""
+        """Whether a process of the run has ever reached the kernel."""
         self._server = server
         self._timeout = timeout
         self._stop_reason = stop_reason
@@ -72,10 +73,10 @@ class RemoteKernel:
         """Start the kernel and open its websocket.
 
         :param choice: the kernel.
-        :param path: the session's path, which must be new; the kernel works in its folder.
+        :param path: the session's path, which must be new. The kernel works in its folder.
         :param name: the session's name.
-        :param client_session: the id of our side of the websocket.
-        :raises KernelStartError: when it did not start, or not in time.
+        :param client_session: the client session ID of the websocket.
+        :raises KernelStartError: when the kernel did not start, or not in time.
         :raises ConnectionLostError: when its websocket could not be opened in time.
         :raises RunKilledError: when the run was stopped meanwhile.
         """
@@ -93,8 +94,8 @@ class RemoteKernel:
                 refused = isinstance(error, ServerError) and error.status is None
                 if attempt == 2 or not self._server.classic or late or refused or self._stop_reason():
                     raise _start_error(choice, error) from error
-                # Another run may have deleted the app that both use just then; nothing of ours has run yet.
-                log.warning("%s; starting it once more", error)
+                # Another run may just have deleted the app that both use. No cell has run yet.
+                log.warning("%s; starting the kernel again", error)
                 self.release()
             else:
                 self.was_reached = True
@@ -104,7 +105,7 @@ class RemoteKernel:
     def _start_kernel(self, choice: KernelChoice, path: str, name: str) -> None:
         self._check()
         self._app.note_others()
-        # Longer than we wait, so that it is we who say that it takes too long.
+        # Longer than this process waits, so that its own error reports the timeout.
         remaining = max(self._began + self._timeout - time.monotonic(), 0.0) + 5
 
         def work() -> None:
@@ -117,7 +118,7 @@ class RemoteKernel:
             session = self._server.start_session(kernel, path, name, timeout=remaining)
             self.kernel_id = str(session["kernel"]["id"])
             self.ownership.session_id = str(session["id"])
-            if session.get("name") not in (None, name):  # a server returns the session that is there already
+            if session.get("name") not in (None, name):  # the server returned a session that existed already
                 self.ownership.rename(name)
 
         while_wanted(work, check=self._check, undo=lambda _: self.release(hurry=True))
@@ -136,7 +137,7 @@ class RemoteKernel:
                         self._server.session, kernel_id, client_session, timeout=max(remaining, 0) + 5
                     )
                 except tries_again_after as error:
-                    # Nothing was sent yet, so opening it anew is harmless.
+                    # No message was sent yet, so another connection is harmless.
                     if not wanted[0] or remaining <= pause:
                         raise
                     log.info("%s; trying again", error)
@@ -156,10 +157,10 @@ class RemoteKernel:
         finally:
             wanted[0] = False
 
-    # --- An earlier process's kernel, and a connection that was lost
+    # --- The kernel of an earlier process, and a lost connection
 
     def adopt(self, session: Mapping[str, Any]) -> None:
-        """Take a session that is there already for ours, so that :meth:`release` removes it.
+        """Treat an existing session as this process's own, so that :meth:`release` removes it.
 
         :param session: the session, as the server lists it.
         """
@@ -169,11 +170,11 @@ class RemoteKernel:
         self.was_reached = True  # by an earlier process
 
     def attach(self, session: Mapping[str, Any], client_session: str) -> websockets.KernelWebSocket:
-        """Take over the kernel of a session that is there already.
+        """Take over the kernel of an existing session.
 
         :param session: the session, as the server lists it.
-        :param client_session: the id of our side of the websocket, the same as the earlier process's.
-        :raises KernelStartError: when it is gone.
+        :param client_session: the client session ID of the websocket, the same as in the earlier process.
+        :raises KernelStartError: when the kernel is gone.
         :raises ConnectionLostError: when its websocket could not be opened in time.
         :raises RunKilledError: when the run was stopped meanwhile.
         """
@@ -190,13 +191,13 @@ class RemoteKernel:
         return self.websocket
 
     def reconnect(self, client_session: str) -> bool:
-        """Open the websocket of this kernel anew.
+        """Reconnect the websocket of this kernel.
 
-        :param client_session: the id of our side of it, the same as before.
+        :param client_session: the client session ID of the websocket.
         :return: False when the kernel is gone.
-        :raises RunTakenOverError: when another process watches over the run now.
+        :raises RunTakenOverError: when another process watches the run now.
         :raises RunKilledError: when the run was stopped meanwhile.
-        :raises StudioError: when that failed; trying again may help.
+        :raises StudioError: when the connection failed. Another attempt may help.
         """
         if self.websocket is not None:
             self.websocket.close()
@@ -217,27 +218,27 @@ class RemoteKernel:
 
         try:
             self.websocket = while_wanted(work, check=check, undo=lambda late: late.close() if late else None)
-        except KernelStartError as error:  # the handshake's words for a kernel that does not answer it
+        except KernelStartError as error:  # the handshake raises it if the kernel does not answer
             if self.is_gone():
                 return False
             raise ConnectionLostError(f"the kernel's websocket was not opened: {error}") from error
         return self.websocket is not None
 
     def keeps_messages(self) -> bool:
-        """Tell whether the server keeps what comes while the websocket is away; ask while it is open.
+        """Return whether the server keeps messages while the websocket is closed. Call it while one is open.
 
-        Where the server does not say, it does not.
+        If the server does not say so, the result is False.
         """
         if self.kernel_id is None:
             return False
         try:
             return self._server.keeps_messages(self.kernel_id)
         except StudioError as error:
-            log.info("the server could not be asked for the kernel: %s", error)
+            log.info("could not ask the server about the kernel: %s", error)
             return False
 
     def leave(self) -> None:
-        """Close the websocket and let the kernel live, for another process."""
+        """Close the websocket and leave the kernel running for another process."""
         if self.websocket is not None:
             self.websocket.close()
             self.websocket = None
@@ -245,7 +246,7 @@ class RemoteKernel:
         self._app.forget()
 
     def _check(self) -> None:
-        """Raise when waiting for the kernel has become pointless; say now and then that it goes on."""
+        """Raise an error if it is useless to wait longer for the kernel. Log the wait every 30 seconds."""
         now = time.monotonic()
         reason = self._stop_reason()
         if reason:
@@ -257,25 +258,25 @@ class RemoteKernel:
             log.info("waiting for the kernel (%.0f s so far, at most %g s)", now - self._began, self._timeout)
 
     def is_gone(self) -> bool:
-        """Ask the server whether it has forgotten the kernel; False where it cannot be asked."""
+        """Return whether the server has forgotten the kernel; False if the request fails."""
         if self.kernel_id is None:
             return False
         try:
             return self._server.kernel_state(self.kernel_id) is None
         except StudioError as error:
-            log.warning("the server could not be asked for the kernel: %s", error)
+            log.warning("could not ask the server about the kernel: %s", error)
             return False
 
     # --- The end
 
     def release(self, *, hurry: bool = False) -> None:
-        """Give back websocket, session, kernel and, in Classic, an app that nobody else uses.
+        """Remove websocket, session, kernel and, in Classic, the app unless other kernels use it.
 
-        Failures are logged; what could not be removed is named. A run that another process has taken over is left
-        alone. So is one of which the server does not say whose it is: cells that run twice are worse than a kernel
-        that stays for the clean-up.
+        The log lists everything that may still run after a failure. The method does not touch a run that another
+        process has taken over. It also does not touch a run if the server does not answer which process owns it.
+        Cells that run twice are worse than a kernel that stays until the clean-up.
 
-        :param hurry: ask once, and wait two seconds for an answer: a task that is killed has few seconds left.
+        :param hurry: wait only a few seconds for each answer: a task that is killed has few seconds left.
         """
         hurry = hurry or bool(self._stop_reason())
         if self.websocket is not None:
@@ -292,12 +293,12 @@ class RemoteKernel:
                 what = f"kernel {self.kernel_id}"
                 if self._app.deletes:
                     what += f" and KernelGateway app {self._app.name or 'of this run'}, which costs money,"
-                log.warning("%s may still run, because its owner could not be asked for: %s", what, error)
+                log.warning("%s may still run: the server did not say which process owns the run: %s", what, error)
                 return
-            log.info("the server could not be asked for the session: %s", error)
+            log.info("could not ask the server about the session: %s", error)
         try:
             self._remove_kernel(hurry)
-        except Exception as error:  # nothing here may hide why the run ended
+        except Exception as error:  # a failure here must not hide why the run ended
             log.warning("kernel %s may still run: %s", self.kernel_id, error)
         try:
             self._app.remove(self.kernel_id, hurry=hurry)
@@ -311,7 +312,7 @@ class RemoteKernel:
         self.ownership.session_id = self.kernel_id = None
 
     def interrupt(self) -> None:
-        """Interrupt the kernel; a failure is logged."""
+        """Interrupt the kernel. If that fails, log it."""
         if self.kernel_id is not None:
             with contextlib.suppress(RunKilledError):
                 try:

@@ -1,4 +1,4 @@
-"""The KernelGateway app that a kernel of Studio Classic brings along: it costs money until it is deleted."""
+"""The KernelGateway app of a Studio Classic kernel: it costs money until it is deleted."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _APP_GONE_TIMEOUT = 300.0
 
 
 class KernelApp:
-    """The app under one kernel; where kernels have no apps, it does nothing.
+    """The app under one kernel. It does nothing if kernels have no apps.
 
     :param server: the Jupyter server.
     :param delete: whether to delete the app, unless other kernels use it.
-    :param stop_reason: tells why the run shall stop, None while it shall not.
+    :param stop_reason: returns why the run must stop, or None if it may continue.
     """
 
     def __init__(self, server: JupyterServer, *, delete: bool, stop_reason: Callable[[], str | None]) -> None:
@@ -30,7 +30,7 @@ class KernelApp:
         self._apps_before: set[str] | None = None
 
     def note_others(self) -> None:
-        """Remember which apps there are before a kernel is asked for."""
+        """Remember which apps exist before a kernel is requested."""
         if self.deletes:
             self._apps_before = {str(app.get("app_name")) for app in self._server.apps()}
 
@@ -42,14 +42,14 @@ class KernelApp:
         """Delete the app, unless other kernels use it.
 
         :param kernel_id: the run's own kernel.
-        :param hurry: do not wait until it is gone.
+        :param hurry: do not wait until the app is gone.
         """
         if not self.deletes:
             return
         timeout = 2.0 if hurry else 60.0
         names = [self.name] if self.name else self._new_apps(timeout)
         for name in names:
-            # As late as possible before the deletion: another run may have taken the app meanwhile.
+            # Check right before the deletion: another run may use the app by now.
             kernels = self._server.kernels(timeout=timeout)
             others = [kernel for kernel in kernels if kernel.get("id") != kernel_id]
             if any(kernel.get("app_name") == name for kernel in others):
@@ -62,9 +62,9 @@ class KernelApp:
         self.name = self._apps_before = None
 
     def _new_apps(self, timeout: float) -> list[str]:
-        """Name the apps that came since we asked for a kernel, where no answer told which is ours."""
+        """Return the apps that appeared since the kernel was requested, if no answer named the run's own app."""
         if self._apps_before is None:
-            return []  # we never asked
+            return []  # no kernel was requested
         names = [str(app.get("app_name")) for app in self._server.apps(timeout=timeout)]
         return [name for name in names if name not in self._apps_before]
 

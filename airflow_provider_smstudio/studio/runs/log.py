@@ -1,7 +1,7 @@
-"""A run as lines of a log: what is being waited for, how far it is, and what the cells print, as it comes.
+"""Write a run as log lines: what the run waits for, how far it is, and the output of the cells as it arrives.
 
-Groups are marked as Airflow's log view folds them (``::group::``). The lines of a cell's output are written
-as soon as they are complete; progress bars, which rewrite one line for ever, now and then.
+Groups are marked so that Airflow's log view folds them (``::group::``). A line of a cell's output is written as
+soon as it is complete. A progress bar rewrites one line forever. It is written at most every ten seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from airflow_provider_smstudio.studio.execution.memory import RISE, describe
 from airflow_provider_smstudio.studio.notebook.document import CodeCell
 
 Write = Callable[[int, str], None]
-"""Takes a level of :mod:`logging` and a line."""
+"""A function that receives a level of :mod:`logging` and a line."""
 
 _LONGEST_LINE = 10_000
 _LONGEST_REPORT = 400
@@ -27,7 +27,9 @@ _REWRITE_INTERVAL = 10.0
 
 
 class LineSplitter:
-    """Cuts a stream's pieces into lines; what carriage returns rewrite is shown every ten seconds.
+    """Splits the pieces of a stream into lines.
+
+    A line that is rewritten with carriage returns is shown at most every ten seconds.
 
     :param clock: a monotonic clock, in seconds.
     """
@@ -39,12 +41,12 @@ class LineSplitter:
         self._rewritten_at: float | None = None
 
     def feed(self, text: str) -> Iterator[str]:
-        """Take the next piece; yield the lines that it completes."""
+        """Add the next piece of text, and yield the lines that it completes."""
         *complete, rest = text.split("\n")
         for line in complete:
             yield _last_writing("".join([*self._open, line]))
             self._open, self._length = [], 0
-        if self._length <= _LONGEST_LINE or "\r" in rest:  # what is beyond would be cut anyway
+        if self._length <= _LONGEST_LINE or "\r" in rest:  # longer lines are cut anyway
             self._open.append(rest)
             self._length += len(rest)
         if "\r" in rest.rstrip("\r"):
@@ -56,7 +58,7 @@ class LineSplitter:
                 yield line
 
     def rest(self) -> Iterator[str]:
-        """Yield the line that never ended, if there is one."""
+        """Yield the last line if it has no line break."""
         line = _last_writing("".join(self._open))
         self._open, self._length = [], 0
         if line:
@@ -70,9 +72,9 @@ def _last_writing(line: str) -> str:
 class RunLog:
     """A listener for :class:`NotebookRunner` that writes log lines.
 
-    :param write: takes level and line.
-    :param show_output: whether to write what cells print, besides their progress.
-    :param max_lines: how many lines of output to write for each cell; the notebook keeps all of them.
+    :param write: receives level and line.
+    :param show_output: whether to write the output of the cells, besides their progress.
+    :param max_lines: how many lines of output to write for each cell. The notebook keeps all lines.
     :param clock: a monotonic clock, in seconds.
     """
 
@@ -94,7 +96,7 @@ class RunLog:
         self._group_open = False
 
     def __call__(self, event: ev.Event) -> None:
-        """Take an event of the run."""
+        """Write the log lines for an event of the run."""
         if isinstance(event, ev.KernelReady):
             banner = str(event.info.get("banner") or event.info.get("implementation") or "").strip()
             self._info(f"the kernel is ready: {banner.splitlines()[0] if banner else 'no banner'}")
@@ -136,7 +138,7 @@ class RunLog:
         self._info(f"cell {event.cell.number}/{event.total} had run in {event.seconds:.2f} s: {event.cell.title}")
         for output in event.outputs:
             self._output(event.cell, output)
-            if output["output_type"] == "error":  # what the cell may raise, since the run went on
+            if output["output_type"] == "error":  # an error that the cell may raise, since the run continued
                 for line in _some(outcomes.raised(output)[2].splitlines()):
                     self._line(event.cell, line)
         self._rest()
@@ -167,7 +169,7 @@ class RunLog:
         self._info(_clip(line))
 
     def _rest(self) -> None:
-        """Write what is left of the cell's streams, and close its group."""
+        """Write the rest of the cell's streams, and close its group."""
         cell = self._current
         if cell is not None:
             for key in [key for key in self._streams if key[0] == cell.number]:
@@ -203,14 +205,14 @@ _CONNECTION = (
 
 
 def _about_the_connection(event: ev.Event) -> tuple[int, str]:
-    """Tell what happened between us and the kernel."""
+    """Return the level and the line for an event of the connection to the kernel."""
     if isinstance(event, ev.Reattached):
         return logging.INFO, f"reattached: {event.done} of {event.total} cells had run"
     if isinstance(event, ev.Disconnected):
-        following = f"trying again in {event.retry_in:.1f} s" if event.retry_in else "connecting again"
-        return logging.WARNING, f"{event.reason}; the run goes on by itself, {following}"
+        following = f"reconnecting in {event.retry_in:.1f} s" if event.retry_in else "reconnecting"
+        return logging.WARNING, f"{event.reason}; the run continues on Studio, {following}"
     if isinstance(event, ev.Reconnected):
-        return logging.INFO, f"connected again after {event.seconds:.1f} s"
+        return logging.INFO, f"reconnected after {event.seconds:.1f} s"
     if isinstance(event, ev.OutputRecovered):
         text = f"{event.messages} messages of cell {event.cell.number} had not arrived; fetched from its kernel"
         return logging.INFO, text
@@ -218,11 +220,11 @@ def _about_the_connection(event: ev.Event) -> tuple[int, str]:
         return logging.WARNING, f"the kernel keeps no record of its output: {event.reason}"
     if isinstance(event, ev.CellSentAgain):
         return logging.WARNING, f"cell {event.cell.number} is sent again: {event.reason}"
-    return logging.DEBUG, "opening the kernel's websocket anew"
+    return logging.DEBUG, "opening the kernel's websocket again"
 
 
 def error_report(error: CellError) -> Iterator[str]:
-    """Yield a failing cell's source and traceback as lines."""
+    """Yield the source and the traceback of a failed cell as lines."""
     yield f"---- source of cell {error.cell_number} ----"
     yield from _some(error.source.splitlines())
     yield "---- traceback ----"
@@ -231,7 +233,7 @@ def error_report(error: CellError) -> Iterator[str]:
 
 
 def _some(lines: list[str]) -> list[str]:
-    """Return the first and the last lines of many: a traceback's end says most."""
+    """Return the first and the last lines if there are many, because the end of a traceback says most."""
     if len(lines) <= _LONGEST_REPORT:
         return lines
     half = _LONGEST_REPORT // 2
@@ -240,7 +242,7 @@ def _some(lines: list[str]) -> list[str]:
 
 
 def _writable(line: str) -> str:
-    """Return a line that loggers can encode: a file name that is no UTF-8 has lone surrogates."""
+    """Return a line that loggers can encode: a file name that is not UTF-8 has lone surrogates."""
     return line if line.isascii() else line.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -249,11 +251,11 @@ def _clip(line: str) -> str:
 
 
 def _describe(output: NotebookNode) -> Iterator[str]:
-    """Yield the text of a rich output, and what else it has."""
+    """Yield the text of a rich output, and a line for each of its images."""
     data = output.get("data") or {}
     text = data.get("text/plain")
     if "text/markdown" in data:
-        text = data["text/markdown"]  # beside it the plain text is only the object's repr
+        text = data["text/markdown"]  # then the plain text is only the object's repr
     if text:
         yield from ("".join(text) if isinstance(text, list) else str(text)).splitlines()
     for mime, value in data.items():

@@ -1,4 +1,4 @@
-"""Tells somebody else of a run, who must never decide about it; pure."""
+"""Report the events of a run to a function whose errors must never end the run; pure."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ _LONGEST_REASON = 300
 
 
 class Observer(Generic[_T]):
-    """A function that is told what happens. If it fails, the log says so once, and it is told nothing more.
+    """A function that receives events. If it fails, the log says so once, and it receives no more events.
 
-    In Airflow 3 a task's log is a socket to another process: when that process is gone, each line raises an error.
-    The run itself is on Studio, and continues. What is no ``Exception``, such as Ctrl-C and Airflow's timeout of a
-    task, comes from a signal handler, and gets through.
+    In Airflow 3 a task's log is a socket to another process. When that process is gone, each line raises an error.
+    The run itself is on Studio, and continues.
 
-    :param tell: the function; None for nobody.
-    :param name: what it is, for the log.
+    Ctrl-C and Airflow's timeout of a task come from a signal handler and are not an ``Exception``. They are passed
+    on to the caller.
+
+    :param tell: the function; None to report nothing.
+    :param name: the name of the function, for the log.
     """
 
     def __init__(self, tell: Callable[[_T], object] | None, name: str) -> None:
@@ -29,7 +31,7 @@ class Observer(Generic[_T]):
         self._name = name
 
     def __call__(self, news: _T) -> None:
-        """Tell it something."""
+        """Call the function with an event."""
         if self._tell is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""Writes the executed notebook only while this process may, and says when somebody else has changed it."""
+"""Write the executed notebook only while this process owns the run, and log when another user has changed it."""
 
 from __future__ import annotations
 
@@ -15,21 +15,27 @@ from airflow_provider_smstudio.studio.runs.ownership import RunOwnership
 log = logging.getLogger(__name__)
 
 _COMPARISONS = 3
-"""So often is the notebook read to find that only its file was written again, as collaboration extensions do."""
+"""How often the notebook is read at most, to look for changes of its cells.
+
+Collaboration extensions write the file again without such changes. The limit avoids useless reads.
+"""
 
 
 class OutputGuard:
-    """Stands between a run and its executed notebook.
+    """Checks every save of the executed notebook.
 
-    A process that was given up may not know it: before each save it asks whether the run is still its own. A
-    person may have the notebook open in a shared space: what the run saves replaces what is there, and where that
+    A process that has lost the run may not know it. So the guard asks the server before each save which process
+    owns the run.
+
+    In a shared space, another user may have the notebook open. Each save of the run replaces the file. If the file
     was changed since the last save, the log says so, once.
 
     :param server: the Jupyter server.
     :param path: the executed notebook's path, below the Studio home.
-    :param notebook: what the run saves; only the sources of its cells are compared, which no run changes.
-    :param ownership: knows whether the run is still this process's.
-    :param pause: seconds between two looks whether somebody has changed the notebook, at least.
+    :param notebook: the notebook that the run saves. Only the sources of its cells are compared, because no run
+        changes them.
+    :param ownership: knows whether this process still owns the run.
+    :param pause: at least this many seconds pass between two checks for changes of the notebook.
     """
 
     def __init__(
@@ -49,10 +55,10 @@ class OutputGuard:
         self._comparisons = 0 if server.classic else _COMPARISONS
 
     def check(self, *, hurry: bool = False) -> None:
-        """Raise when the run is another process's, or when the server does not answer whose it is.
+        """Raise an error if another process owns the run, or if the server does not answer which process does.
 
         :param hurry: wait four seconds for the answer.
-        :raises RunTakenOverError: when it is another's, and from then on.
+        :raises RunTakenOverError: when another process owns the run. From then on, every call raises it.
         :raises SaveError: when there is no answer.
         """
         try:
@@ -62,17 +68,17 @@ class OutputGuard:
         except StudioError as error:
             if getattr(error, "status", None) is None:
                 raise SaveError(
-                    f"whether another process has taken over this run could not be asked for: {error}", status=None
+                    f"the server did not say whether another process has taken over this run: {error}", status=None
                 ) from error
-            log.info("whether another process has taken over this run is not known: %s", error)
+            log.info("it is not known whether another process has taken over this run: %s", error)
 
     def write(self, body: bytes | BinaryIO, *, hurry: bool = False) -> None:
         """Write the notebook.
 
         :param body: see :meth:`JupyterServer.write_notebook`.
-        :param hurry: wait for each answer a few seconds only.
-        :raises RunTakenOverError: when the run is another process's; then nothing was written.
-        :raises SaveError: when the server did not take it, or does not answer whose the run is.
+        :param hurry: wait only a few seconds for each answer.
+        :raises RunTakenOverError: when another process owns the run. Then nothing was written.
+        :raises SaveError: when the save failed, or the server does not answer which process owns the run.
         """
         self.check(hurry=hurry)
         due = time.monotonic() >= self._looked_at + self._pause
@@ -82,7 +88,7 @@ class OutputGuard:
         self._written = self._server.write_notebook(self.path, body, timeout=3.0 if hurry else 300.0)
 
     def _look(self) -> None:
-        """Look whether the notebook was changed since it was last saved."""
+        """Check whether the notebook was changed since the last save. If so, log it."""
         try:
             modified = self._server.modified(self.path)
             if modified in (None, self._written):
@@ -90,12 +96,12 @@ class OutputGuard:
             self._comparisons -= 1
             if _sources(self._server.read_notebook(self.path)) == self._sources:
                 return
-        except StudioError:  # nobody has to know
+        except StudioError:  # the check only informs
             return
         self._comparisons = 0
         log.warning(
-            "somebody has changed the executed notebook %s while the run writes it; what the run saves replaces "
-            "these changes",
+            "another user or program has changed the executed notebook %s while the run writes it. The run "
+            "replaces these changes",
             self.path,
         )
 

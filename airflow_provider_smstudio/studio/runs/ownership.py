@@ -1,4 +1,4 @@
-"""Whose a run is: the process that the Jupyter session's name says, and whose notebook may be written."""
+"""Which process owns a run. The name of the Jupyter session says so, and only the owner may save the notebook."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ log = logging.getLogger(__name__)
 
 
 class RunOwnership:
-    """Tells whether this process still watches the run, or another one has taken it over.
+    """Knows whether this process still owns the run, or another process has taken it over.
 
     :param server: the Jupyter server.
-    :param owner: names this process in the Jupyter session's name; None for one that takes kernels that no process
-        watches.
+    :param owner: the name of this process in the Jupyter session's name. None for a process that takes a kernel
+        without an owner, to remove it.
     """
 
     def __init__(self, server: JupyterServer, owner: str | None) -> None:
         self.session_id: str | None = None
-        """The Jupyter session's ID, None while there is none."""
+        """The ID of the Jupyter session; None while there is no session."""
         self.taken_over: RunTakenOverError | None = None
-        """Set once it was found out, in whatever thread, that another process watches over the run."""
+        """The error to raise, once any thread has found that another process watches the run; else None."""
         self._server = server
         self._owner = owner
-        self._names = {owner}  # who in the session's name means this process
-        self._writers = {owner}  # whose notebook is this process's to write
+        self._names = {owner}  # the names in the session's name that mean this process
+        self._writers = {owner}  # the processes whose notebook this process may overwrite
         self._in_vain = False
 
     def adopt(self, session_id: str, name: object) -> None:
-        """Count a session that is there already as this process's own, until it is renamed.
+        """Treat an existing session as this process's own, until it is renamed.
 
         :param session_id: its ID.
         :param name: its name.
@@ -44,11 +44,11 @@ class RunOwnership:
         self._writers.add(former)
 
     def is_ours(self, *, timeout: float = 15) -> bool:
-        """Ask the server for the session: is it there, and does this process still watch over it?
+        """Ask the server whether the session exists, and whether this process still owns the run.
 
         :param timeout: limit for the answer, in seconds.
-        :return: False when the server has forgotten the session, and so ended its kernel.
-        :raises RunTakenOverError: when another process watches over the run now; from then on, always.
+        :return: False if there is no session, or if the server has forgotten it and so ended its kernel.
+        :raises RunTakenOverError: when another process watches the run now. From then on, every call raises it.
         """
         session_id = self.session_id
         if self.taken_over is not None:
@@ -60,33 +60,33 @@ class RunOwnership:
             return False
         other, _ = owner_of(session.get("name"))
         if other is not None and other not in self._names:
-            self.taken_over = RunTakenOverError("another process has taken over this run; it goes on there")
+            self.taken_over = RunTakenOverError("another process has taken over this run; the run continues there")
             raise self.taken_over
         return True
 
     def accept_writer(self, writer: str | None) -> None:
-        """Count an earlier process's notebook, which is gone on with, as this process's own."""
+        """Treat the notebook of an earlier process as this process's own, because this process continues it."""
         self._writers.add(writer)
 
     def require_ours(self, path: str, *, hurry: bool = False) -> None:
-        """See that this process still watches over the run, before it saves or removes anything of it.
+        """Check that this process still owns the run, before it saves or removes anything of the run.
 
-        Where the session is gone, another process may have ended the run, or begun it once more: then the executed
-        notebook is another's. A server may keep two websockets of a run open, so that who was given up is not told
-        (jupyter_server_documents, measured).
+        If the session is gone, another process may have ended the run, or started it again. Then the executed
+        notebook belongs to that process. A server may keep two websockets of a run open. Then the process that has
+        lost the run does not notice it (jupyter_server_documents, measured).
 
         :param path: the executed notebook.
-        :param hurry: wait four seconds for an answer, and never again in vain.
-        :raises RunTakenOverError: when another process watches over the run, or has done so since.
-        :raises StudioError: when the server cannot be asked.
+        :param hurry: wait four seconds for an answer. If there was none, do not ask again.
+        :raises RunTakenOverError: when another process owns the run, or has owned it since.
+        :raises StudioError: when the request to the server failed.
         """
         if self.taken_over is None and (self.session_id is None or self.ask(hurry)):
             return
         if self.taken_over is None and not hurry:
-            with contextlib.suppress(InvalidInputError):  # nothing there, or no notebook: nobody's
+            with contextlib.suppress(InvalidInputError):  # no notebook there: it belongs to no process
                 saved = self._server.read_notebook(path)
                 writer = saved_run.writer_of(saved)
-                # One that was continued, and lived: it has ended the run since its notebook was taken over.
+                # The earlier process still lived: it has ended the run after this process took over its notebook.
                 ended = writer != self._owner and saved_run.state_of(saved) in ("completed", "stopped")
                 if writer is not None and (writer not in self._writers or ended):
                     self.taken_over = RunTakenOverError(
@@ -96,12 +96,12 @@ class RunOwnership:
             raise self.taken_over
 
     def ask(self, hurry: bool) -> bool:
-        """Ask :meth:`is_ours`; in a hurry not once more where there was no answer.
+        """Call :meth:`is_ours`. In a hurry, do not ask again if the last request had no answer.
 
         :raises StudioError: when there is no answer.
         """
         if hurry and self._in_vain:
-            raise ServerError("the server was asked in vain a moment ago", status=None)
+            raise ServerError("the server did not answer a moment ago", status=None)
         try:
             return self.is_ours(timeout=4.0 if hurry else 15.0)
         except ServerError:
@@ -109,9 +109,9 @@ class RunOwnership:
             raise
 
     def rename(self, name: str) -> bool:
-        """Name the session anew.
+        """Give the session a new name, with this process as the owner.
 
-        :return: whether the server allowed it.
+        :return: whether the server accepted the new name.
         """
         if self.session_id is None:
             return False

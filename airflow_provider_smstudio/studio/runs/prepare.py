@@ -1,4 +1,4 @@
-"""From a spec to a notebook that can be run: read, checked, with its parameters and a place for its output."""
+"""Prepare a notebook for its run: read and check it, inject its parameters, and find the path of its output."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is to be run.
+    """A notebook that is ready to run.
 
-    :ivar notebook: the notebook, with its parameters injected and its metadata begun.
-    :ivar kernel: the kernel that it gets.
-    :ivar output_path: where the executed notebook goes.
-    :ivar output_exists: whether a notebook is there already.
+    :ivar notebook: the notebook, with its parameters injected and the metadata of its run.
+    :ivar kernel: the kernel that runs it.
+    :ivar output_path: the path of the executed notebook.
+    :ivar output_exists: whether a notebook already exists at this path.
     """
 
     notebook: NotebookNode
@@ -39,13 +39,13 @@ class Prepared:
 
 
 def prepare(server: JupyterServer, spec: RunSpec, who: Identity, *, check: Callable[[], None]) -> Prepared:
-    """Get a notebook ready; nothing paid is started.
+    """Prepare a notebook. It starts nothing that costs money.
 
     :param server: the Jupyter server.
     :param spec: what to run.
-    :param who: whose run it is.
-    :param check: called between the steps; what it raises ends them.
-    :raises InvalidInputError: for what cannot be run.
+    :param who: the identity of the run.
+    :param check: called between the steps. If it raises an error, the preparation ends.
+    :raises InvalidInputError: when the notebook cannot be run as requested.
     """
     path = nb.clean_path(spec.notebook_path, "notebook_path")
     notebook = server.read_notebook(path)
@@ -65,7 +65,7 @@ def prepare(server: JupyterServer, spec: RunSpec, who: Identity, *, check: Calla
     parameters.check(notebook, spec.parameters, language, strict=spec.strict_parameters)
     if spec.parameters and language is not None:
         if parameters.find_cell(notebook, parameters.PARAMETERS_TAG) is None:
-            log.warning("%s has no cell tagged 'parameters': they are set at its top", path)
+            log.warning("%s has no cell tagged 'parameters': the parameters are set at its top", path)
         parameters.inject(notebook, spec.parameters, language)
     _check_sizes(notebook)
     check()
@@ -88,7 +88,7 @@ def prepare(server: JupyterServer, spec: RunSpec, who: Identity, *, check: Calla
 
 
 def _prepare_output(server: JupyterServer, spec: RunSpec, notebook_path: str) -> tuple[str, bool]:
-    """Find where the executed notebook goes, and tell whether one is there already."""
+    """Return the path of the executed notebook, and whether a notebook already exists there."""
     if spec.output_path is None:
         path = nb.default_output_path(notebook_path, spec.run_name)
     else:
@@ -118,8 +118,8 @@ def _check_sizes(notebook: NotebookNode) -> None:
         size = len(cell.source.encode())
         if size > messages.MAX_REQUEST_BYTES - 65536:
             raise InvalidInputError(
-                f"cell {cell.number} has {size / 2**20:.0f} MiB of source; a Jupyter server takes 10 MiB at most. "
-                "Pass large values by a file"
+                f"cell {cell.number} has {size / 2**20:.0f} MiB of source; a Jupyter server accepts at most "
+                "10 MiB. Pass large values in a file"
             )
 
 

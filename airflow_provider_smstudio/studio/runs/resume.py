@@ -1,6 +1,6 @@
-"""What earlier tries and runs have left of a notebook: a kernel to go on with, or an output that is complete.
+"""Find what earlier tries and runs have left of a notebook: a kernel to continue on, or a complete output.
 
-Asked before a kernel is started.
+The runner asks for it before it starts a kernel.
 """
 
 from __future__ import annotations
@@ -26,29 +26,30 @@ log = logging.getLogger(__name__)
 
 
 def session_of(server: JupyterServer, spec: RunSpec, who: Identity, prepared: Prepared) -> dict[str, Any] | None:
-    """Find what an earlier try of this run has left, and put its results into the notebook.
+    """Find the session of an earlier try of this run, and copy the results of that try into the notebook.
 
     :param server: the Jupyter server.
     :param spec: what is run.
-    :param who: whose run it is.
-    :param prepared: what is to be run; its notebook takes over what has run already.
-    :return: the Jupyter session to go on with; None to start afresh, with nothing left of the earlier try.
+    :param who: the identity of the run.
+    :param prepared: the prepared run. Its notebook receives the results of the cells that have run already.
+    :return: the Jupyter session to continue on. None to start from the first cell. Then no kernel of the earlier
+        try is left.
     """
     if spec.run_key is None:
         return None
     path = handover.session_path(spec, who)
     sessions = server.sessions()
     for item in sessions:
-        if item.get("path") == who.look_path(path):  # that process was lost in the middle of it
+        if item.get("path") == who.look_path(path):  # that try was lost while it checked its kernel
             try:
                 remove_kernel(server, str(item["id"]), (item.get("kernel") or {}).get("id"))
-            except StudioError as error:  # it keeps nobody from running
+            except StudioError as error:  # it does not prevent this run
                 log.warning("a second kernel of an earlier try may still run: %s", error)
     found = [item for item in sessions if item.get("path") == path]
     saved = _saved(server, prepared) if prepared.output_exists else None
     if not found:
         if saved is not None and saved_run.state_of(saved) in ("running", "lost"):
-            log.warning("an earlier try's kernel is gone, and its variables with it: starting afresh")
+            log.warning("the kernel of an earlier try is gone with its variables: starting from the first cell")
         return None
     session = found[0]
     reason = "its executed notebook is gone"
@@ -59,16 +60,16 @@ def session_of(server: JupyterServer, spec: RunSpec, who: Identity, prepared: Pr
         saved_run.take_over(prepared.notebook, saved)
         log.info("reattaching to the run that an earlier try has left (kernel %s)", session["kernel"]["id"])
         return session
-    log.warning("the run that an earlier try has left is not gone on with: %s. Removing its kernel", reason)
+    log.warning("the run that an earlier try has left is not resumed: %s. Removing its kernel", reason)
     for item in found:
         remove_kernel(server, str(item["id"]), str(item["kernel"]["id"]))
     return None
 
 
 def cells_that_had_run(notebook: NotebookNode) -> Iterator[ev.Event]:
-    """Yield what an observer is told of the cells that had run before.
+    """Yield the events for the cells that had run before this process began.
 
-    The process that ran them told it as well, but a process that has lost its supervisor tells it to nobody.
+    The process that ran them reported them as well. But if it had lost its supervisor, the report was lost.
     """
     cells = nb.code_cells(notebook)
     for cell in cells:
@@ -76,20 +77,20 @@ def cells_that_had_run(notebook: NotebookNode) -> Iterator[ev.Event]:
         if seconds is not None:
             yield ev.CellHadRun(cell, len(cells), seconds, notebook.cells[cell.index].outputs)
             if nb.has_lost_output(notebook, cell):
-                yield ev.OutputLost(cell, "the executed notebook has it marked so")
+                yield ev.OutputLost(cell, "the executed notebook says so")
 
 
 def remove_session(server: JupyterServer, spec: RunSpec, who: Identity) -> None:
-    """Remove the kernel that a try of this run has left, if there is one, and in Classic its app.
+    """Remove the kernel that a try of this run has left, if there is one. In Classic, also delete its app.
 
-    A failure is logged.
+    If the removal fails, the failure is logged.
 
-    :raises StudioError: when the server could not be asked.
+    :raises StudioError: when the server did not list its sessions.
     """
     path = handover.session_path(spec, who)
     for item in server.sessions():
         if item.get("path") == path:
-            log.info("no try follows: the kernel that was left for one is removed")
+            log.info("no other try follows: removing the kernel that was left for it")
             kernel = RemoteKernel(
                 server, timeout=60, delete_app=spec.delete_kernel_app, stop_reason=lambda: None, owner=None
             )
@@ -98,13 +99,13 @@ def remove_session(server: JupyterServer, spec: RunSpec, who: Identity) -> None:
 
 
 def ended_untold(server: JupyterServer, spec: RunSpec, prepared: Prepared) -> NotebookNode | None:
-    """Find that an earlier try of the same series has run the notebook to its end, and could not tell so.
+    """Find the result of an earlier try of the same series that ended the run but could not report it.
 
-    Its worker was lost between the removal of the kernel and the task's success. If the run failed
-    and must not start again, because a cell may have run, it still must not.
+    The worker of that try was lost between the removal of the kernel and the task's success. If that try failed
+    with :class:`UnknownOutcomeError`, because a cell may have run, the notebook must still not start again.
 
-    :return: the executed notebook; None where the notebook is to be run.
-    :raises UnknownOutcomeError: as the earlier try has done.
+    :return: the executed notebook; None if the notebook must be run.
+    :raises UnknownOutcomeError: when the earlier try ended with it.
     """
     if spec.retry_series is None or spec.try_number < 2 or spec.resume == "never" or not prepared.output_exists:
         return None
@@ -126,7 +127,7 @@ def ended_untold(server: JupyterServer, spec: RunSpec, prepared: Prepared) -> No
 
 
 def ended_meanwhile(server: JupyterServer, who: Identity, path: str) -> NotebookNode | None:
-    """Look whether another process has ended a run whose kernel is gone now, though it was there a moment ago.
+    """Check whether another process has ended a run whose kernel disappeared a moment ago.
 
     :param path: the executed notebook.
     :return: the executed notebook if the run was completed; else None.
@@ -140,9 +141,9 @@ def ended_meanwhile(server: JupyterServer, who: Identity, path: str) -> Notebook
 
 
 def complete_output(server: JupyterServer, spec: RunSpec, prepared: Prepared) -> NotebookNode | None:
-    """Find the complete output of an earlier run of the same notebook and parameters, where it shall be enough.
+    """Find the complete output of an earlier run of the same notebook and parameters, if the spec accepts it.
 
-    :return: the executed notebook; None where the notebook is to be run.
+    :return: the executed notebook; None if the notebook must be run.
     """
     if not spec.skip_if_output_complete or not prepared.output_exists:
         return None
@@ -151,9 +152,9 @@ def complete_output(server: JupyterServer, spec: RunSpec, prepared: Prepared) ->
         return None
     reason = saved_run.why_incomplete(saved, prepared.notebook)
     if reason:
-        log.info("%s is there already, but %s: the notebook is run", prepared.output_path, reason)
+        log.info("%s already exists, but %s: the notebook is run", prepared.output_path, reason)
         return None
-    log.info("%s is there already, complete: nothing is run", prepared.output_path)
+    log.info("%s already exists and is complete: nothing is run", prepared.output_path)
     return saved
 
 
@@ -161,5 +162,5 @@ def _saved(server: JupyterServer, prepared: Prepared) -> NotebookNode | None:
     try:
         return server.read_executed(prepared.output_path)
     except InvalidInputError as error:
-        log.warning("what is at %s is no executed notebook: %s", prepared.output_path, error)
+        log.warning("%s cannot be read as an executed notebook: %s", prepared.output_path, error)
         return None

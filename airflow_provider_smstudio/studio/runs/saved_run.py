@@ -1,4 +1,4 @@
-"""What an executed notebook says about its run: whose it is, how far it is, can a retry continue it; pure."""
+"""What an executed notebook says about its run: its identity, its state, whether a retry can continue it; pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airflow_provider_smstudio.studio.runs.spec import RunSpec
 
 
 def fingerprint(notebook: NotebookNode, kernel_name: str, parameters: Mapping[str, Any]) -> str:
-    """Return a digest of what is run: the cells with their tags, the kernel, the parameters."""
+    """Return a digest of the input of a run: the cells with their tags, the kernel, the parameters."""
     what = {
         "kernel": kernel_name,
         "parameters": nb.plain(parameters),
@@ -28,28 +28,28 @@ def fingerprint(notebook: NotebookNode, kernel_name: str, parameters: Mapping[st
 
 
 def begin(notebook: NotebookNode, who: Identity, digest: str) -> None:
-    """Write into a notebook whose run it holds.
+    """Write the identity of the run into its notebook.
 
-    :param digest: its :func:`fingerprint`.
+    :param digest: the :func:`fingerprint` of the run.
     """
     record = {"key": who.key, "name": who.name, "fingerprint": digest, "state": "starting", "record": None}
     notebook.metadata[METADATA_KEY] = NotebookNode(run=NotebookNode(record))
 
 
 def state_of(saved: NotebookNode) -> str:
-    """Tell how the run of a saved notebook stands; empty where it holds none."""
+    """Return the state of the run in a saved notebook; empty if the notebook holds no run."""
     return str(_record(saved).get("state") or "")
 
 
 def holds(saved: NotebookNode, who: Identity) -> bool:
-    """Tell whether a saved notebook holds this run."""
+    """Return whether a saved notebook holds this run."""
     return bool(_record(saved).get("key") == who.key)
 
 
 def own(notebook: NotebookNode, owner: str, spec: RunSpec) -> None:
-    """Write into a notebook which process watches over its run, and in which try.
+    """Write into a notebook which process watches its run, and in which try.
 
-    :param owner: names the process, as in the Jupyter session's name.
+    :param owner: the name of the process, as in the Jupyter session's name.
     :param spec: what is run.
     """
     tries = {"retry_series": spec.retry_series, "try_number": spec.try_number, "retries": spec.retries}
@@ -57,7 +57,7 @@ def own(notebook: NotebookNode, owner: str, spec: RunSpec) -> None:
 
 
 def is_of_earlier_try(saved: NotebookNode, prepared: NotebookNode, spec: RunSpec) -> bool:
-    """Tell whether a saved notebook holds the same run, as an earlier try of the same series has left it.
+    """Return whether a saved notebook holds the same run, as an earlier try of the same series has left it.
 
     :param saved: the executed notebook.
     :param prepared: the notebook as it would be run now, with :func:`begin` applied.
@@ -73,19 +73,19 @@ def is_of_earlier_try(saved: NotebookNode, prepared: NotebookNode, spec: RunSpec
 
 
 def writer_of(saved: NotebookNode) -> str | None:
-    """Tell which process has written a saved notebook; None where it does not say."""
+    """Return which process has written a saved notebook; None if the notebook does not say so."""
     found = _record(saved).get("owner")
     return found if isinstance(found, str) else None
 
 
 def values_of(saved: NotebookNode) -> dict[str, Any]:
-    """Return the values that a notebook's run has handed out."""
+    """Return the values that a notebook's run has published."""
     found = _record(saved).get("values")
     return nb.plain(found) if isinstance(found, Mapping) else {}
 
 
 def error_of(saved: NotebookNode) -> StudioError | None:
-    """Tell by which error a saved notebook's run ended, as far as it says; None if it had not ended so."""
+    """Return the error that ended the run of a saved notebook, as far as it says; None if no error did."""
     state = state_of(saved)
     if state == "cell-failed":
         cells = nb.code_cells(saved)
@@ -110,7 +110,7 @@ def error_of(saved: NotebookNode) -> StudioError | None:
 def why_not(
     saved: NotebookNode, prepared: NotebookNode, *, resume: str, retry_series: str | None = None
 ) -> str | None:
-    """Tell why the run that a saved notebook holds is not gone on with; None if it is.
+    """Return why the run of a saved notebook cannot be resumed; None if it can.
 
     :param saved: the executed notebook as an earlier try left it.
     :param prepared: the notebook as it would be run now, with :func:`begin` applied.
@@ -129,7 +129,7 @@ def why_not(
         return "the task, or its DAG run, was cleared since"
     state = state_of(saved)
     if state == "cell-failed" and resume != "failed_cell":
-        return "it ended by the error of a cell (resume='failed_cell' would go on from there)"
+        return "it ended with the error of a cell (resume='failed_cell' would continue from that cell)"
     if state in ("killed", "failed"):
         return "it was killed" if state == "killed" else "it had failed"
     if state not in ("running", "lost", "cell-failed", "completed", "stopped"):
@@ -138,25 +138,25 @@ def why_not(
 
 
 def why_incomplete(saved: NotebookNode, prepared: NotebookNode) -> str | None:
-    """Tell why a saved notebook does not spare a run, whoever made it; None if it does.
+    """Return why a saved notebook cannot replace a run, no matter which run made it; None if it can.
 
-    :param saved: the executed notebook that is there.
+    :param saved: the executed notebook that exists.
     :param prepared: the notebook as it would be run now, with :func:`begin` applied.
     """
     if state_of(saved) not in ("completed", "stopped"):
-        return "its run had not ended well"
+        return "its run did not end successfully"
     same = _record(saved).get("fingerprint") == _record(prepared).get("fingerprint")
     if not same or not _same_cells(saved, prepared):
         return "the notebook, its parameters or its kernel have changed since"
     if any(nb.has_lost_output(saved, cell) for cell in nb.code_cells(saved)):
-        return "output of it was lost"
+        return "some of its output was lost"
     return None
 
 
 def take_over(prepared: NotebookNode, saved: NotebookNode) -> None:
-    """Put what an earlier process has saved of the run into the notebook.
+    """Copy the results that an earlier process has saved into the prepared notebook.
 
-    A cell whose error ended the run becomes one that has not run yet, under the next number.
+    If the error of a cell ended the run, that cell counts as not run yet. Its attempt number is increased.
     """
     for cell, earlier in zip(prepared.cells, saved.cells, strict=True):
         for key in ("papermill", "execution", METADATA_KEY):

@@ -1,4 +1,4 @@
-"""Saving the executed notebook while the run goes on, without holding it up."""
+"""Save the executed notebook during the run, without delaying the run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PAUSES = (1.0, 3.0, 10.0)
 
 
 class NotebookSaver:
-    """Writes one notebook, again and again, to one place.
+    """Writes one notebook to one path, as often as necessary.
 
-    A save during the run is made in a thread: a slow server must neither keep the websocket unread nor keep a
-    task from being killed. Only one is under way at a time.
+    A save during the run is made in a thread. So a slow server delays neither the reading of the websocket nor the
+    end of a killed task. Only one save is under way at a time.
 
-    :param guard: writes it, while it may be written.
+    :param guard: writes the notebook while this process owns the run.
     """
 
     def __init__(self, guard: OutputGuard) -> None:
@@ -30,10 +30,10 @@ class NotebookSaver:
         self.closed = False
 
     def save(self, body: bytes) -> None:
-        """Write and wait.
+        """Write the notebook and wait.
 
-        :raises SaveError: when the server did not take it, three times.
-        :raises RunTakenOverError: when the run is another process's.
+        :raises SaveError: when the save failed, and three retries failed too.
+        :raises RunTakenOverError: when another process owns the run.
         """
         self._write(body, hurry=False)
 
@@ -44,7 +44,7 @@ class NotebookSaver:
                 return
             except RunTakenOverError:
                 raise
-            except StudioError as error:  # the way to the server may fail as well
+            except StudioError as error:  # not only SaveError: a login may fail as well
                 if pause is None:
                     raise
                 log.warning("%s; trying again", error)
@@ -56,10 +56,10 @@ class NotebookSaver:
         return self._thread is not None and self._thread.is_alive()
 
     def save_soon(self, body: bytes, done: Callable[[float], None]) -> None:
-        """Start writing; nothing happens while an earlier save is under way.
+        """Start a save in a thread. Do nothing while an earlier save is under way.
 
         :param body: the request's body.
-        :param done: told how many seconds a save took that went well; a failure is logged.
+        :param done: called after a successful save, with its duration in seconds. A failure is logged.
         """
         if self.busy:
             return
@@ -69,9 +69,9 @@ class NotebookSaver:
             try:
                 self.guard.write(body)
             except RunTakenOverError:
-                return  # the guard remembers
+                return  # every later check raises it again
             except StudioError as error:
-                log.warning("%s; the run goes on", error)
+                log.warning("%s; the run continues", error)
             else:
                 done(time.monotonic() - began)
 
@@ -79,13 +79,13 @@ class NotebookSaver:
         self._thread.start()
 
     def save_last(self, body: bytes, *, hurry: bool) -> None:
-        """Write the notebook as it ended, and wait.
+        """Write the notebook at the end of the run, and wait.
 
-        :param hurry: try once only: a task that is killed has few seconds left.
-        :raises SaveError: when the server did not take it.
-        :raises RunTakenOverError: when the run is another process's.
+        :param hurry: try only once: a task that is killed has few seconds left.
+        :raises SaveError: when the save failed.
+        :raises RunTakenOverError: when another process owns the run.
         """
         if self._thread is not None:
-            self._thread.join(1.0 if hurry else None)  # an older state must not come last
+            self._thread.join(1.0 if hurry else None)  # an older state must not overwrite the last one
         self._write(body, hurry=hurry)
         self.closed = True

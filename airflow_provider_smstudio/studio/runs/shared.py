@@ -1,8 +1,8 @@
-"""What the runs of one event loop share: threads for blocking calls, websockets' client, logins.
+"""Resources that the runs of one event loop share: threads for blocking calls, the websocket client, logins.
 
-A thousand runs that come at once, as after a restart, must neither flood Studio nor each other: blocking calls
-(boto3, requests) go through a few threads, and of those each Studio gets a part. Runs of the same Studio share
-one login.
+A thousand runs may begin at once, for example after a restart. They must not overload Studio or each other. So
+blocking calls (boto3, requests) use a limited number of threads. Each Studio app may use a part of them. Runs
+on the same Studio app share one login.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 
 
 class StudioClient(Protocol):
-    """What several runs can share; :class:`~airflow_provider_smstudio.studio.client.Studio` is one."""
+    """A client that several runs can share, such as :class:`~airflow_provider_smstudio.studio.client.Studio`."""
 
     @property
     def server(self) -> JupyterServer:
@@ -42,10 +42,10 @@ _HANDSHAKES = 32
 
 
 class SharedStudio(Generic[_S]):
-    """A Studio that several runs use, and how many calls it is asked at once.
+    """The client of a Studio app that several runs use. It limits the number of simultaneous calls.
 
     :param studio: the client.
-    :param threads: where its blocking calls are made.
+    :param threads: the thread pool for its blocking calls.
     """
 
     def __init__(self, studio: _S, threads: ThreadPoolExecutor) -> None:
@@ -56,32 +56,32 @@ class SharedStudio(Generic[_S]):
         self._saves = asyncio.Semaphore(_SAVES_EACH)
 
     async def call(self, work: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
-        """Make a blocking call in a thread; it waits for its turn."""
+        """Make a blocking call in a thread. At most eight of these run at once."""
         async with self._calls:
             return await in_thread(self._threads, work, *args, **kwargs)
 
     async def save(self, work: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
-        """Make a blocking call that may take long; fewer of these are made at once."""
+        """Make a blocking call that may take long. At most four of these run at once."""
         async with self._saves:
             return await in_thread(self._threads, work, *args, **kwargs)
 
     def begin(self, work: Callable[[], None]) -> None:
-        """Have something done in a thread that nobody waits for.
+        """Start work in a thread without waiting for its end.
 
-        :raises RuntimeError: when there are no threads any more.
+        :raises RuntimeError: when the thread pool is closed.
         """
         self._threads.submit(work)
 
 
 async def in_thread(threads: ThreadPoolExecutor | None, work: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
-    """Make a blocking call in a thread, with the caller's context, by which logs find their way."""
+    """Make a blocking call in a thread, with the caller's context, so that its log lines reach the right log."""
     context = contextvars.copy_context()
     call = functools.partial(context.run, work, *args, **kwargs)
     return await asyncio.get_running_loop().run_in_executor(threads, call)
 
 
 class SharedResources:
-    """What the runs of one event loop share; get it with :meth:`use`, which makes it and closes it."""
+    """The resources that the runs of one event loop share. Get them from :meth:`use`, which also closes them."""
 
     _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, SharedResources] = WeakKeyDictionary()
 
@@ -90,7 +90,7 @@ class SharedResources:
         self.handshakes = asyncio.Semaphore(_HANDSHAKES)
         self.runs = 0
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="smstudio")
-        # Giving back a kernel of Classic waits minutes for its app to be gone.
+        # The removal of a Classic kernel waits minutes until its app is gone.
         self.patient = ThreadPoolExecutor(_THREADS, thread_name_prefix="smstudio-patient")
         self._studios: dict[str, SharedStudio[Any]] = {}
         self._making = asyncio.Lock()
@@ -98,7 +98,7 @@ class SharedResources:
     @classmethod
     @asynccontextmanager
     async def use(cls) -> AsyncIterator[SharedResources]:
-        """Use the hub of the running event loop; the last user closes it."""
+        """Use the shared resources of the running event loop. The last user closes them."""
         loop = asyncio.get_running_loop()
         hub = cls._of_loop.get(loop)
         if hub is None:
@@ -114,10 +114,10 @@ class SharedResources:
 
     @asynccontextmanager
     async def studio(self, key: str, make: Callable[[], Awaitable[_S]]) -> AsyncIterator[SharedStudio[_S]]:
-        """Use the Studio of this key; the first user makes it, the last one closes it.
+        """Use the Studio client of this key. The first user creates it, and the last user closes it.
 
-        :param key: the same for users whose settings and credentials are the same.
-        :param make: makes the client.
+        :param key: the same for all users with the same settings and credentials.
+        :param make: creates the client.
         """
         async with self._making:
             shared = self._studios.get(key)

@@ -1,4 +1,4 @@
-"""What a caller asks for, and what he gets back."""
+"""The request of a caller for a run, and the result of the run."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ class RunSpec:
     """A notebook to run. All times are in seconds.
 
     :ivar notebook_path: the notebook, below the Studio home.
-    :ivar output_path: where the executed notebook goes, below the Studio home; by default beside the source, in
-        a folder ``<name>-runs``, which is created.
+    :ivar output_path: the path of the executed notebook, below the Studio home. Default: beside the source, in a
+        folder ``<name>-runs``, which is created.
     :ivar parameters: values for the notebook's parameters.
-    :ivar strict_parameters: refuse parameters that the notebook's parameters cell does not know.
-    :ivar upload_from: a local file or an ``s3://`` object that is first copied to ``notebook_path``, replacing
-        what is there; missing folders are created.
-    :ivar kernel_name: the kernel; by default the one that the notebook names.
-    :ivar instance_type: Studio Classic only: what the kernel runs on; by default what the notebook names, then
-        the kernelspec's own.
-    :ivar allow_errors: go on after cells that raise.
+    :ivar strict_parameters: refuse parameters that the notebook's parameters cell does not assign.
+    :ivar upload_from: a local file or an ``s3://`` object that is first copied to ``notebook_path``. It replaces
+        an existing file. Missing folders are created.
+    :ivar kernel_name: the kernel. Default: the kernel that the notebook names.
+    :ivar instance_type: Studio Classic only: the instance under the kernel. Default: the instance type that the
+        notebook names, else the one of the kernelspec.
+    :ivar allow_errors: continue after cells that raise an error.
     :ivar cell_timeout: limit for each cell; None for no limit.
-    :ivar kernel_start_timeout: limit for the kernel's start; Classic may start an instance in it.
+    :ivar kernel_start_timeout: limit for the kernel's start. In Classic this time includes the start of an
+        instance, if one is needed.
     :ivar create_output_folder: create the folder of ``output_path`` if it is missing.
     :ivar delete_kernel_app: Studio Classic only: delete the KernelGateway app afterwards, unless other kernels
         use it.
-    :ivar run_name: names the run, for the default output path and for the Jupyter session.
-    :ivar run_key: the same text for every try of one run, so that a later try finds what an earlier one left;
-        None for a run that nobody comes back to.
-    :ivar resume: ``auto``: go on with a run whose process was lost, start afresh after a cell's error;
-        ``failed_cell``: after a cell's error go on from that cell, too; ``never``: always start afresh.
-    :ivar retry_series: names the tries of one run that follow each other by themselves, as Airflow's retries do,
-        and not because somebody wants the notebook to run again: the same text for each of them. If one of them
-        has run the notebook to its end, and was lost before it could tell so, a later one tells it, and runs
-        nothing. What a try of another series has left is not continued, except with ``failed_cell``. None: nobody
-        knows.
+    :ivar run_name: the name of the run, for the default output path and for the Jupyter session.
+    :ivar run_key: the same text for each try of one run. With it, a later try finds the kernel and the notebook
+        of an earlier try. None for a run that no later try continues.
+    :ivar resume: what a later try does. ``auto``: continue a run whose process was lost, but start from the first
+        cell after a cell's error. ``failed_cell``: also continue after a cell's error, from that cell. ``never``:
+        always start from the first cell.
+    :ivar retry_series: the same text for all tries that follow each other automatically, as Airflow's retries do.
+        A user who wants the notebook to run again begins a new series. A try may complete the run and be lost
+        before it reports so. Then a later try of the series reports it, and runs nothing. The run of another
+        series is not continued, except with ``failed_cell``. None if the series is not known.
     :ivar try_number: counts the tries, from 1.
-    :ivar retries: how many retries there are at most, None where that is not known. If that has changed since an
-        earlier try, it is not known whether somebody wants the notebook to run again.
-    :ivar will_retry: whether another try follows if this one fails; then the kernel is kept where that try could
-        use it.
-    :ivar on_unknown_cell: what to do about a cell that may have run, where nobody can tell how it ended:
-        ``fail`` or ``rerun``.
-    :ivar reconnect_timeout: how long a lost connection to the kernel is tried to be made again.
-    :ivar record_mib: MiB of output that an IPython kernel may keep of what is not saved yet, so that nothing is
-        lost with a connection or to the server's rate limit; 0 for none.
-    :ivar skip_if_output_complete: run nothing where the executed notebook is there already, complete, of the same
-        cells, parameters and kernel.
+    :ivar retries: the maximum number of retries, None if it is not known. If it has changed since an earlier try,
+        a user may want the notebook to run again.
+    :ivar will_retry: whether another try follows if this one fails. Then the kernel is kept if that try could use
+        it.
+    :ivar on_unknown_cell: what to do about a cell that may have run, if its end is unknown: ``fail`` or ``rerun``.
+    :ivar reconnect_timeout: for how long to try to reconnect to the kernel after a lost connection.
+    :ivar record_mib: MiB of unsaved output that an IPython kernel may keep. So no output is lost with a connection
+        or to the server's rate limit. 0 for none.
+    :ivar skip_if_output_complete: run nothing if the executed notebook already exists and is complete. It must
+        have the same cells, parameters and kernel.
     """
 
     notebook_path: str
@@ -81,25 +81,26 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run went; small and plain, for XCom.
+    """The result of a run; small and plain, for XCom.
 
-    :ivar status: ``success``, or ``stopped`` where the notebook ended itself before its last cell.
-    :ivar notebook_path: the source.
+    :ivar status: ``success``, or ``stopped`` if the notebook ended itself before its last cell.
+    :ivar notebook_path: the source notebook.
     :ivar output_path: the executed notebook, below the Studio home.
-    :ivar output_url: where a browser that is logged in to Studio opens it; holds no secret.
+    :ivar output_url: the URL of the executed notebook, for a browser that is logged in to Studio. It contains no
+        secret.
     :ivar kernel_name: the kernel.
-    :ivar instance_type: what it ran on, where that is known.
+    :ivar instance_type: the instance under the kernel, if it is known.
     :ivar cells: how many cells there were to run.
-    :ivar cells_executed: how many ran.
+    :ivar cells_executed: how many cells ran.
     :ivar started_at: the start, in ISO 8601, UTC.
-    :ivar duration: the run's time from the kernel's start to the last cell's end, in seconds.
-    :ivar startup_seconds: the time before, for login, notebook and kernel.
-    :ivar failed_cells: numbers of the cells that raised, and were allowed to.
-    :ivar incomplete_cells: numbers of the cells of which output was lost.
-    :ivar resumed: whether an earlier process had begun the run.
-    :ivar values: the values that the notebook hands out, by name; see :mod:`values`.
-    :ivar skipped: whether nothing was run, because the executed notebook was complete already; all else is told of
-        the run that made it.
+    :ivar duration: the time from the kernel's start to the last cell's end, in seconds.
+    :ivar startup_seconds: the time before, for login, notebook and kernel, in seconds.
+    :ivar failed_cells: numbers of the cells that raised an error, and were allowed to.
+    :ivar incomplete_cells: numbers of the cells that lost output.
+    :ivar resumed: whether an earlier process began the run.
+    :ivar values: the values that the notebook publishes, by name; see :mod:`values`.
+    :ivar skipped: whether nothing was run, because the executed notebook was complete already. Then all other
+        fields describe the run that made this notebook.
     """
 
     status: str
@@ -120,5 +121,5 @@ class RunResult:
     values: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as a dict of plain values."""
+        """Return the result as a dict of plain values."""
         return asdict(self)

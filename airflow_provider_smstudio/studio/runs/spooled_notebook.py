@@ -1,6 +1,6 @@
-"""Reads and writes a server's executed notebook by way of a spool, so that memory holds little of it.
+"""Read and write an executed notebook through a spool, so that memory holds little of it.
 
-Each call blocks, and belongs into a thread of its own.
+Each call blocks, so make it in a thread.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from airflow_provider_smstudio.studio.notebook.spool import Draft, NotebookSpool
 
 
 class Fetch:
-    """Brings the outputs of a cell back; smaller than a closure over a whole run."""
+    """Reads the outputs of a cell from the spool. It needs less memory than a closure over a whole run."""
 
     __slots__ = ("_place", "_spool")
 
@@ -30,12 +30,12 @@ class Fetch:
 
 
 def read_into(spool: NotebookSpool, server: JupyterServer, path: str) -> NotebookNode:
-    """Read an executed notebook; outputs of cells that have ended go into the spool.
+    """Read an executed notebook. The outputs of cells that have ended go into the spool.
 
-    :param spool: where outputs wait.
+    :param spool: stores the outputs.
     :param server: the Jupyter server.
-    :param path: the executed notebook's.
-    :raises InvalidInputError: when there is none.
+    :param path: the path of the executed notebook.
+    :raises InvalidInputError: when there is no notebook at this path.
     """
     notebook = server.read_executed(path)
     ended = {
@@ -53,19 +53,19 @@ def read_into(spool: NotebookSpool, server: JupyterServer, path: str) -> Noteboo
 def write_from(
     spool: NotebookSpool, draft: Draft, ended: set[int], write: Callable[[BinaryIO], None]
 ) -> tuple[int, dict[int, Place]]:
-    """Write a draft; outputs of cells that have ended go into the spool.
+    """Write a draft. The outputs of cells that have ended go into the spool.
 
-    :param spool: where outputs wait.
+    :param spool: stores the outputs.
     :param draft: the notebook.
     :param ended: the indices of the cells that have ended.
-    :param write: sends the notebook to the server; what it raises is raised.
-    :return: how many bytes the notebook has, and where the outputs of those cells stand now.
-    :raises SaveError: when it could not be written.
+    :param write: sends the notebook to the server. Its errors are passed on.
+    :return: the size of the notebook in bytes, and the place of each cell's outputs that the spool stored now.
+    :raises SaveError: when the notebook could not be written.
     """
     try:
         file, size, places = spool.write(draft, ended)
     except OSError as error:
-        raise SaveError(f"the notebook could not be put together on this machine: {error.strerror}") from error
+        raise SaveError(f"this machine could not write the notebook to a file: {error.strerror}") from error
     with file:
         write(file)
     return size, places

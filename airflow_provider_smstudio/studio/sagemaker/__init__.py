@@ -1,1 +1,1 @@
-"""SageMaker's API: the app's state, and how an app is started and stopped."""
+"""The SageMaker API: the app's state, and the start and stop of an app."""

@@ -1,4 +1,4 @@
-"""Starts an app: one step at a time, so that a thread or an event loop can wait in between."""
+"""Starts an app, one step at a time. A thread or an event loop can wait between two steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _POLL = 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 30.0, 300.0
 _PASSING_STARTS = 3
-# Seen reasons that pass: "EC2InsufficientCapacityError: Instance type ... is temporarily unavailable ...".
+# A temporary reason, as seen: "EC2InsufficientCapacityError: Instance type ... is temporarily unavailable ...".
 _CAPACITY = ("InsufficientCapacity", "InsufficientInstanceCapacity")
 _PASSING = ("InternalFailure", "InternalError", "UnknownError", "InternalServerError")
 _IMAGE_KEYS = ("SageMakerImageArn", "SageMakerImageVersionArn", "SageMakerImageVersionAlias")
@@ -31,10 +31,10 @@ _IMAGE_KEYS = ("SageMakerImageArn", "SageMakerImageVersionArn", "SageMakerImageV
 
 @dataclass(frozen=True)
 class Step:
-    """What a step came to.
+    """The result of a step.
 
-    :ivar text: how things stand.
-    :ivar wait: seconds until the next step, None when there is none.
+    :ivar text: the app's state after the step, for the log.
+    :ivar wait: seconds until the next step; None if this was the last one.
     """
 
     text: str
@@ -43,12 +43,12 @@ class Step:
 
 @dataclass(frozen=True)
 class StartRequest:
-    """How an app is to be started.
+    """How to start an app.
 
-    :ivar holder: on whose behalf, the same text for its start and its stop.
-    :ivar resource_spec: what goes before the space's own ``DefaultResourceSpec``.
-    :ivar fallback_instance_types: tried in turn where there is no capacity for the first.
-    :ivar hold_hours: after so many hours the hold counts no more, whatever became of the holder.
+    :ivar holder: the name under which the app is held, such as the DAG run's; the same text for start and stop.
+    :ivar resource_spec: fields that take precedence over the space's own ``DefaultResourceSpec``.
+    :ivar fallback_instance_types: instance types to try in turn if there is no capacity for the first one.
+    :ivar hold_hours: hours after which the hold expires, even if the holder has never released it.
     """
 
     holder: str
@@ -58,13 +58,13 @@ class StartRequest:
 
 
 class AppStarter:
-    """Brings one app into service.
+    """Starts one app, until it is in service.
 
     :param control: the control plane.
-    :param request: how.
-    :param asked: when an earlier process on the same behalf has started it, in seconds since the epoch; None if it
-        has not.
-    :raises InvalidInputError: for a resource spec that CreateApp does not know.
+    :param request: how to start the app.
+    :param asked: when an earlier process started the app for the same holder, in seconds since the epoch; None if
+        none did.
+    :raises InvalidInputError: if ``resource_spec`` has a field that CreateApp does not accept.
     """
 
     def __init__(self, control: ControlPlane, request: StartRequest, *, asked: float | None = None) -> None:
@@ -74,19 +74,19 @@ class AppStarter:
                 f"resource_spec has no field {unknown[0]!r}; CreateApp takes {', '.join(RESOURCE_SPEC_KEYS)}"
             )
         self.asked = asked
-        """When this run asked the service to start the app; None if it has not."""
+        """When this run asked SageMaker to start the app, in seconds since the epoch; None if it did not."""
         self._control, self._request = control, request
         self._spec: dict[str, str] | None = None
         self._choice = self._rounds = self._starts = 0
         self._not_before = 0.0
-        self._held: tuple[float | None] | None = None  # the app, by its creation: a hold goes with it
+        self._held: tuple[float | None] | None = None  # creation time of the held app: a new app needs a new hold
         self._tags = True
 
     def step(self) -> Step:
-        """Look how the app is, and do what brings it nearer to service.
+        """Check the app's state, and take the next step to start it.
 
-        :raises AppFailedError: when it cannot be started; the message has the service's own words.
-        :raises ControlPlaneError: when the service refuses.
+        :raises AppFailedError: if the app cannot be started; the message quotes SageMaker.
+        :raises ControlPlaneError: if SageMaker refuses a request.
         """
         state = self._control.describe_app()
         title = self._control.title
@@ -97,22 +97,22 @@ class AppStarter:
             self._hold(state)
             return Step(f"{title} is starting", _POLL)
         if state.status == "Deleting":
-            return Step(f"{title} is being stopped; it is started when it has", _POLL)
+            return Step(f"{title} is being stopped. It will be started after that", _POLL)
         if state.status == "Failed" and self.asked is not None:
             self._judge(state)
         return self._create()
 
     def result(self, last: Step) -> dict[str, Any]:
-        """Tell how it ended, in plain values."""
+        """Return the result as plain values."""
         instance_type = self._control.describe_app().instance_type
         return {"text": last.text, "started": self.asked is not None, "instance_type": instance_type}
 
     def _judge(self, state: AppState) -> None:
-        """Decide whether an app that failed to start is worth another try.
+        """Decide whether to start a failed app again.
 
-        :raises AppFailedError: if not.
+        :raises AppFailedError: if it must not be started again.
         """
-        reason = state.failure_reason or "the service gives no reason"
+        reason = state.failure_reason or "SageMaker gave no reason"
         self.asked = None
         if any(word in reason for word in _CAPACITY):
             self._no_capacity()
@@ -127,7 +127,7 @@ class AppStarter:
             )
 
     def _no_capacity(self) -> None:
-        """Go on with the next instance type; after the last, with the first after a pause."""
+        """Choose the next instance type. After the last one, choose the first one again, after a pause."""
         lacking = self._types()[self._choice] or "its instance type"
         self._choice += 1
         if self._choice < len(self._types()):
@@ -164,13 +164,14 @@ class AppStarter:
         return Step(f"{title} is starting{f' on {instance_type}' if instance_type else ''}", _POLL)
 
     def _refused(self, error: ControlPlaneError) -> Step:
-        """Take it that CreateApp was refused.
+        """Handle a CreateApp request that SageMaker refused.
 
-        :raises AppFailedError: for a quota, or a specification that the service does not take.
+        :raises AppFailedError: for an exceeded quota, or for a ``ResourceSpec`` that SageMaker does not accept.
+        :raises ControlPlaneError: for any other refusal.
         """
         text = str(error)
         if error.code == "ResourceInUse":
-            return Step(f"{self._control.title} is being started by somebody else", _POLL)
+            return Step(f"{self._control.title} is being started by another process or user", _POLL)
         if any(word in text for word in _CAPACITY):
             self._no_capacity()
             return Step(text, 1.0)
@@ -191,7 +192,7 @@ class AppStarter:
     def _chosen_spec(self) -> dict[str, str]:
         wanted = {key: value for key, value in self._request.resource_spec.items() if value}
         spec = self._control.default_resource_spec()
-        if any(key in wanted for key in _IMAGE_KEYS):  # parts of two images do not go together
+        if any(key in wanted for key in _IMAGE_KEYS):  # do not mix the fields of two images
             spec = {key: value for key, value in spec.items() if key not in _IMAGE_KEYS}
         return {**spec, **wanted}
 
@@ -199,10 +200,10 @@ class AppStarter:
         return now + 3600 * self._request.hold_hours
 
     def _hold(self, state: AppState) -> str | None:
-        """Put our hold on the app; return who is about to stop it, if anybody.
+        """Put this run's hold on the app. Return the holder that is about to stop the app, or None.
 
-        Whoever stops an app first says so and then looks for holds, and we hold it first and then look for him: so
-        one of the two sees the other.
+        Before a run stops the app, it adds its closing mark, and then reads the holds. When a run starts the app,
+        it adds its hold, and then reads the closing marks. So at least one of the two sees the other.
         """
         if not self._tags or state.arn is None:
             return None
@@ -223,4 +224,4 @@ class AppStarter:
 
     def _without_tags(self, error: ControlPlaneError) -> None:
         self._tags = False
-        log.warning("%s. Without tags nobody can see that the app is in use here, and it may be stopped", error)
+        log.warning("%s. Without tags, other runs cannot see that the app is in use, and they may stop it", error)

@@ -1,4 +1,4 @@
-"""Stops an app that nobody needs any more: one step at a time, as :mod:`app_start` starts it."""
+"""Stops an app that is no longer needed, one step at a time, as :mod:`app_start` starts it."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ _POLL = 10.0
 
 @dataclass(frozen=True)
 class StopRequest:
-    """When an app may be stopped.
+    """When to stop an app.
 
-    :ivar holder: on whose behalf, as at its start.
-    :ivar started_by: ``airflow``: only an app that this provider started; ``anyone``: whoever started it.
-    :ivar if_busy: what to do while other sessions are busy: ``leave`` the app running, ``wait``, ``fail``, or
-        ``stop`` all the same.
-    :ivar idle_minutes: a session counts as busy for so long after its last activity.
-    :ivar linger: how long to wait for other runs of the same DAG that are about to come, in seconds.
-    :ivar wait_for_completion: wait until the app is gone.
+    :ivar holder: the name under which the app is held; the same text as for its start.
+    :ivar started_by: ``airflow``: stop the app only if this provider started it. ``anyone``: stop it no matter how
+        it was started.
+    :ivar if_busy: the action while other sessions are busy: ``leave`` the app running, ``wait``, ``fail``, or
+        ``stop`` it anyway.
+    :ivar idle_minutes: how long a session counts as busy after its last activity, in minutes.
+    :ivar linger: how long to wait for other runs of the same DAG that may still need the app, in seconds.
+    :ivar wait_for_completion: whether to wait until the app is stopped.
     """
 
     holder: str
@@ -49,12 +50,12 @@ class StopRequest:
 
 
 class AppStopper:
-    """Gives up a hold on an app, and stops the app when that was the last one.
+    """Releases a hold on an app, and stops the app if that was the last hold.
 
     :param control: the control plane.
-    :param server: its Jupyter server, which tells of sessions.
-    :param request: when it may be stopped.
-    :param other_runs: tells how many other runs of the same DAG are queued, and how many are running.
+    :param server: the app's Jupyter server, which lists the sessions.
+    :param request: when to stop the app.
+    :param other_runs: returns how many other runs of the same DAG are queued, and how many are running.
     """
 
     def __init__(
@@ -66,17 +67,17 @@ class AppStopper:
         other_runs: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self.stopped = False
-        """Whether the app is stopped, or being stopped, by whomever."""
+        """Whether the app is stopped or being stopped, by this run or by another user or process."""
         self._control, self._server, self._request = control, server, request
         self._other_runs = other_runs
         self._linger_until: float | None = None
         self._notes_activity: bool | None = None
 
     def step(self) -> Step:
-        """Look whether the app is needed, and stop it if not.
+        """Check whether the app is needed, and stop it if not.
 
-        :raises AppInUseError: when it is in use and that shall be an error, or when nobody can tell.
-        :raises StudioError: when the service, or the app's own server, cannot be asked.
+        :raises AppInUseError: if the app is in use and ``if_busy`` is ``fail``, or if its tags cannot be read.
+        :raises StudioError: if SageMaker or the app's Jupyter server cannot be asked.
         """
         state, title = self._control.describe_app(), self._control.title
         self.stopped = state.status in ("Deleted", NOT_FOUND, "Deleting", "Failed")
@@ -92,24 +93,24 @@ class AppStopper:
         return self._coming(state, marks) or self._busy(state) or self._stop(state, marks)
 
     def result(self, last: Step) -> dict[str, Any]:
-        """Tell how it ended, in plain values."""
+        """Return the result as plain values."""
         return {"text": last.text, "stopped": self.stopped}
 
     def _needed(self, marks: AppTags | None) -> str:
-        """Tell why the app must go on, if so."""
+        """Return why the app must keep running, or an empty text."""
         if marks is None:
             return ""
         if self._request.started_by != "anyone" and not marks.started_here:
-            return "it was not started by this provider (started_by='anyone' would stop it all the same)"
+            return "it was not started by this provider (set started_by='anyone' to stop it anyway)"
         if marks.holds:
             return f"it is used by {_some(list(marks.holds.values()))}"
         return ""
 
     def _coming(self, state: AppState, marks: AppTags | None) -> Step | None:
-        """Leave the app to runs that will come, or wait whether they do.
+        """Leave the app to other runs of this DAG, or wait until it is clear whether they need it.
 
-        Those that are queued will start and stop it themselves. Of those that run, some may have given up their
-        hold already, and others not have come to theirs yet: one of us waits, for all.
+        Queued runs will start and stop the app themselves. A running run may have released its hold already, or
+        may not have put its hold on the app yet. So one of the runs waits, for all of them.
         """
         title = self._control.title
         queued, running = self._other_runs()
@@ -125,7 +126,7 @@ class AppStopper:
             first = min(marks.waiting, default=None)
             if first is not None and first < app_tags.key_of(self._request.holder):
                 self._forget(state)
-                return Step(f"{title} is left to {marks.waiting[first]}")
+                return Step(f"{title} is left to {marks.waiting[first]}, which waits for other runs")
             self._control.add_tags(state.arn, app_tags.waiting(self._request.holder, now))
         left = self._linger_until - now
         text = f"{title} waits up to {left:.0f} s more for {running} other runs of this DAG"
@@ -148,17 +149,18 @@ class AppStopper:
         return Step(f"{text}; it is left running")
 
     def _activity_is_noted(self) -> bool:
-        """Tell whether the server notes when its kernels were last used; tried once, and told if not."""
+        """Return whether the server reports when its kernels were last used. Test it once, and warn if not."""
         if self._notes_activity is None:
             try:
                 self._notes_activity = notes_activity(self._server, f"{SESSION_PREFIX}{uuid.uuid4().hex}-look")
-                reason = "this app's Jupyter server does not note when its kernels were last used"
+                reason = "this app's Jupyter server does not report when its kernels were last used"
             except StudioError as error:
                 self._notes_activity = False
-                reason = f"it could not be tried whether this app's Jupyter server notes activity ({error})"
+                reason = f"the client could not test whether this app's Jupyter server reports activity ({error})"
             if not self._notes_activity:
                 log.warning(
-                    "%s, so every kernel counts as used: shut down what nobody needs, or set if_busy='stop'",
+                    "%s, so every kernel counts as used. Shut down the kernels that are not needed, or set "
+                    "if_busy='stop'",
                     reason,
                 )
         return self._notes_activity
@@ -179,9 +181,9 @@ class AppStopper:
     # --- Marks
 
     def _release(self, state: AppState) -> AppTags | None:
-        """Give up our hold; return the marks of the others, None where there is no telling.
+        """Release this run's hold. Return the marks of the other holders, or None if they cannot be read.
 
-        :raises AppInUseError: when there is no telling, and the app must not be stopped unseen.
+        :raises AppInUseError: if they cannot be read and ``started_by`` is not ``anyone``.
         """
         if state.arn is None:
             return None
@@ -192,11 +194,11 @@ class AppStopper:
             if may_pass(error):
                 raise
             if self._request.started_by == "anyone":
-                log.warning("%s. It is not known whether somebody else uses the app", error)
+                log.warning("%s. It is not known whether another run uses the app", error)
                 return None
             raise AppInUseError(
-                f"{self._control.title} is left running, because its tags do not tell who started it and who "
-                f"uses it: {error}. Allow it, or set started_by='anyone'",
+                f"{self._control.title} is left running, because its starter and its users are not known: "
+                f"{error}. Allow it, or set started_by='anyone'",
                 app_type=self._control.app_type,
             ) from error
 
@@ -205,7 +207,7 @@ class AppStopper:
         return app_tags.read(tags, created=state.created, now=time.time(), but=self._request.holder)
 
     def _forget(self, state: AppState) -> None:
-        """Take away whatever marks of ours there are."""
+        """Remove all marks of this run."""
         if state.arn is None:
             return
         try:
@@ -215,15 +217,15 @@ class AppStopper:
 
 
 def busy_sessions(server: JupyterServer, idle_seconds: float, activity_is_noted: Callable[[], bool]) -> list[str]:
-    """Name the sessions, and the kernels without one, that are used.
+    """Return the names of the used sessions, and of the used kernels that have no session.
 
     A kernel is used while it is busy, and for some time after its last activity. It always counts as used in
-    Studio Classic, whose server tells of neither, and where a server does not note activity. That is tried with
-    one more kernel before any is called idle (jupyter_server_documents 0.2.0 does not note it; measured).
-    With no time after it, the last activity does not matter.
+    Studio Classic, whose server reports neither. It also counts as used if the server does not report activity.
+    Before all kernels count as idle, one more kernel tests that (jupyter_server_documents 0.2.0 does not report
+    activity; measured). If ``idle_seconds`` is 0, the last activity does not matter.
 
-    :param idle_seconds: for how long after.
-    :param activity_is_noted: tries whether the server notes activity.
+    :param idle_seconds: how long a kernel counts as used after its last activity, in seconds.
+    :param activity_is_noted: returns whether the server reports activity.
     """
     kernels: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for kernel in server.kernels():

@@ -1,9 +1,10 @@
-"""Who uses an app that was started for notebooks, written into the app's tags; pure.
+"""Marks in an app's tags that name the runs that use the app. Pure functions.
 
-Several DAG runs share one app. Each puts a *hold* on it before its notebooks, and takes it away afterwards;
-whoever takes away the last one may stop the app. Tags serve for that because they need no login, belong to the
-app, and are each written without reading the others. Whether they outlive the app is not known, so a mark also
-says when it was made, and counts only for the app that is there now.
+Several DAG runs share one app. Each run puts a *hold* on the app before its notebooks, and removes the hold
+afterwards. The run that removes the last hold may stop the app. Tags are suitable: they need no login, they belong
+to the app, and a run can write one without reading the others. It is not known whether tags outlive the app. So
+each mark also contains a time: an expired mark does not count, and a start mark counts only for the app created
+at that time.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ _HOLD, _WAITING, _CLOSING = "smstudio:hold:", "smstudio:waiting:", "smstudio:clo
 _NOT_ALLOWED = re.compile(r"[^\w .:/=+\-@]", re.ASCII)
 _NAME_LIMIT = 200
 _FRESH = 120.0
-"""Seconds for which the marks count of somebody who is about to stop the app: he may have died."""
+"""Seconds for which a waiting or closing mark counts: the process that made it may have died."""
 
 _SKEW = 300.0
-"""Seconds by which our clock and the service's may differ."""
+"""Seconds by which the clocks of this machine and of AWS may differ."""
 
 
 @dataclass(frozen=True)
 class AppTags:
-    """What an app's tags tell.
+    """The marks in an app's tags. Each dict maps the key of a holder to its name.
 
-    :ivar started_here: whether this provider started the app that is there now.
-    :ivar holds: who uses it, by the mark's key.
-    :ivar waiting: who waits whether somebody else still comes.
-    :ivar closing: who is about to stop it.
+    :ivar started_here: whether this provider started the current app.
+    :ivar holds: the holders that use the app.
+    :ivar waiting: the holders that wait for other runs, before the app is stopped.
+    :ivar closing: the holders that are about to stop the app.
     """
 
     started_here: bool
@@ -41,30 +42,30 @@ class AppTags:
 
 
 def key_of(holder: str) -> str:
-    """Return what names a holder in the keys of its marks."""
+    """Return the text that identifies a holder in the keys of its marks."""
     return hashlib.sha256(holder.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def started(holder: str, now: float) -> dict[str, str]:
-    """Return the tag of an app that is started now."""
+    """Return the tag of an app that the holder starts now."""
     return {STARTED: _value(now, holder)}
 
 
 def hold(holder: str, until: float) -> dict[str, str]:
-    """Return the tag of somebody who uses the app.
+    """Return the tag of a holder that uses the app.
 
-    :param until: when the hold counts no more, in seconds since the epoch.
+    :param until: when the hold expires, in seconds since the epoch.
     """
     return {_HOLD + key_of(holder): _value(until, holder)}
 
 
 def waiting(holder: str, now: float) -> dict[str, str]:
-    """Return the tag of somebody who waits whether somebody else still comes."""
+    """Return the tag of a holder that waits for other runs."""
     return {_WAITING + key_of(holder): _value(now, holder)}
 
 
 def closing(holder: str, now: float) -> dict[str, str]:
-    """Return the tag of somebody who is about to stop the app."""
+    """Return the tag of a holder that is about to stop the app."""
     return {_CLOSING + key_of(holder): _value(now, holder)}
 
 
@@ -74,11 +75,11 @@ def keys_of(holder: str) -> list[str]:
 
 
 def read(tags: Mapping[str, str], *, created: float | None, now: float, but: str = "") -> AppTags:
-    """Read an app's tags.
+    """Read the marks in an app's tags.
 
-    :param created: when the app was created.
-    :param now: seconds since the epoch.
-    :param but: a holder whose own marks are left out.
+    :param created: when the app was created, in seconds since the epoch; None if not known.
+    :param now: the current time, in seconds since the epoch.
+    :param but: a holder whose marks are left out.
     """
     own = key_of(but) if but else None
 

@@ -1,4 +1,4 @@
-"""The SageMaker control plane: presigned URLs, and how the Studio app is."""
+"""The SageMaker API (the control plane): presigned URLs, and the state of the Studio app."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from airflow_provider_smstudio.studio.errors import (
 
 IN_SERVICE = "InService"
 NOT_FOUND = "NotFound"
-"""Our word for an app that the service does not know: never started, or stopped more than a day ago."""
+"""The package's status for an app that SageMaker does not know: never started, or stopped more than a day ago."""
 
 RESOURCE_SPEC_KEYS = (
     "InstanceType",
@@ -30,7 +30,7 @@ RESOURCE_SPEC_KEYS = (
     "LifecycleConfigArn",
     "TrainingPlanArn",
 )
-"""What CreateApp takes in a ``ResourceSpec``."""
+"""The fields that CreateApp accepts in a ``ResourceSpec``."""
 
 _NOT_FOUND_CODES = ("ResourceNotFound", "ResourceNotFoundException")
 _DENIED_CODES = ("AccessDeniedException", "AccessDenied", "UnauthorizedOperation")
@@ -39,14 +39,14 @@ _SENSOR = "Wait for it with SageMakerStudioAppSensor"
 
 @dataclass(frozen=True)
 class AppState:
-    """How an app is.
+    """The state of an app.
 
-    :ivar status: ``Pending``, ``InService``, ``Deleting``, ``Deleted`` or ``Failed``, as the service has it;
-        ``NotFound`` when it knows no such app.
-    :ivar failure_reason: the service's reason for a failure, if it gave one.
-    :ivar instance_type: what the app runs on, if the service said so.
-    :ivar arn: the app's ARN; the same for every app that the space ever has.
-    :ivar created: when it was created, in seconds since the epoch, if the service said so.
+    :ivar status: SageMaker's status ``Pending``, ``InService``, ``Deleting``, ``Deleted`` or ``Failed``;
+        ``NotFound`` if SageMaker knows no such app.
+    :ivar failure_reason: SageMaker's reason for a failure, if it gave one.
+    :ivar instance_type: the instance type that the app runs on, if SageMaker reported it.
+    :ivar arn: the app's ARN. All apps of a space have the same ARN, one after the other.
+    :ivar created: when the app was created, in seconds since the epoch, if SageMaker reported it.
     """
 
     status: str
@@ -61,10 +61,10 @@ class ControlPlane:
 
     :param client: a boto3 client for ``sagemaker``.
     :param domain_id: the domain's id, such as ``d-abcdefghijkl``.
-    :param user_profile_name: the user profile; for a space too.
+    :param user_profile_name: the user profile. A space needs one as well.
     :param space_name: the space; None for Studio Classic.
     :param app_type: ``JupyterLab`` for a space, ``JupyterServer`` for Studio Classic.
-    :raises InvalidInputError: when space and app type do not go together.
+    :raises InvalidInputError: if the space and the app type do not match.
     """
 
     def __init__(
@@ -86,27 +86,27 @@ class ControlPlane:
 
     @property
     def title(self) -> str:
-        """Names the app in messages."""
+        """The app's name in messages."""
         if self._space:
             return f"the JupyterLab app of space {self._space['SpaceName']!r}"
         return f"the JupyterServer app of user profile {self._profile['UserProfileName']!r}"
 
     def presigned_url(self, session_seconds: int = 43200) -> str:
-        """Make a URL that logs in; it is a secret.
+        """Return a new presigned URL, which logs in. The URL is a secret.
 
-        :param session_seconds: life of the login, 1800 to 43200 seconds.
+        :param session_seconds: lifetime of the login, 1800 to 43200 seconds.
         :raises ResourceNotFoundError: for an unknown domain, user profile or space.
-        :raises ControlPlaneError: for any other refusal.
+        :raises ControlPlaneError: for any other error.
         """
         request: dict[str, Any] = {**self._profile, "SessionExpirationDurationInSeconds": session_seconds}
-        # Without a landing URI the URL leads where the domain's users land by default: the new Studio's own page.
+        # Without a landing URI, the URL leads to the domain's default landing page: the new Studio's own page.
         request["LandingUri"] = f"app:{self.app_type}:"
         request |= self._space or {}
         try:
             return str(self._call("create_presigned_domain_url", request)["AuthorizedUrl"])
         except ControlPlaneError as error:
             if error.code in _NOT_FOUND_CODES:
-                self.describe()  # names what is missing
+                self.describe()  # raises an error that names the missing resource
             if self._uses_sso():
                 raise ControlPlaneError(
                     f"{error}. The domain uses IAM Identity Center, for which SageMaker makes no presigned URLs: "
@@ -116,17 +116,17 @@ class ControlPlane:
             raise
 
     def describe_app(self) -> AppState:
-        """Return how the app is.
+        """Return the app's state.
 
         :raises ResourceNotFoundError: for an unknown domain, user profile or space.
-        :raises ControlPlaneError: for any other refusal.
+        :raises ControlPlaneError: for any other error.
         """
         try:
             found = self._call("describe_app", self._app)
         except ControlPlaneError as error:
             if error.code not in _NOT_FOUND_CODES:
                 raise
-            self.describe()  # names what is missing, if it is not just the app
+            self.describe()  # raises an error if more than the app is missing
             return AppState(NOT_FOUND)
         instance_type = (found.get("ResourceSpec") or {}).get("InstanceType")
         created = found.get("CreationTime")
@@ -145,10 +145,11 @@ class ControlPlane:
     def create_app(self, resource_spec: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Start the app.
 
-        :param resource_spec: the service's ``ResourceSpec``; the *service*, not the space, chooses the rest.
+        :param resource_spec: the ``ResourceSpec`` for CreateApp. For missing fields, SageMaker does *not* use the
+            values of the space, but its own defaults.
         :param tags: the app's tags.
-        :raises ControlPlaneError: when the service refuses; ``code`` is ``ResourceInUse`` for an app that is there
-            already.
+        :raises ControlPlaneError: if SageMaker refuses the request. ``code`` is ``ResourceInUse`` if the app
+            already exists.
         """
         request: dict[str, Any] = {**self._app}
         if resource_spec:
@@ -158,36 +159,36 @@ class ControlPlane:
         self._call("create_app", request)
 
     def delete_app(self) -> None:
-        """Stop the app. One that is gone, or is being stopped already, is no error.
+        """Stop the app. An app that is already stopped, or is being stopped, is no error.
 
-        :raises ControlPlaneError: when the service refuses.
+        :raises ControlPlaneError: if SageMaker refuses the request.
         """
         try:
             self._call("delete_app", self._app)
         except ControlPlaneError as error:
-            # Seen texts of its ValidationException: "has already been deleted", "was automatically deleted".
+            # Texts seen in ValidationException: "has already been deleted", "was automatically deleted".
             gone = error.code == "ValidationException" and "deleted" in str(error)
             if not gone and error.code not in (*_NOT_FOUND_CODES, "ResourceInUse"):
                 raise
 
     def default_resource_spec(self) -> dict[str, str]:
-        """Return the space's own ``DefaultResourceSpec`` for the app, as far as CreateApp takes it.
+        """Return the space's own ``DefaultResourceSpec`` for the app, with only the fields that CreateApp accepts.
 
-        The service does not use it by itself.
+        SageMaker does not use it by itself. Studio Classic has none.
 
-        :raises ControlPlaneError: when the service refuses.
+        :raises ControlPlaneError: if SageMaker refuses the request.
         """
         if self._space is None:
             return {}
         settings = self._call("describe_space", self._space).get("SpaceSettings") or {}
         spec = (settings.get(f"{self.app_type}AppSettings") or {}).get("DefaultResourceSpec") or {}
-        # DescribeSpace may name more, such as EnvironmentArn, which CreateApp refuses.
+        # DescribeSpace may return more fields, such as EnvironmentArn, which CreateApp refuses.
         return {key: str(spec[key]) for key in RESOURCE_SPEC_KEYS if spec.get(key)}
 
     def tags(self, arn: str) -> dict[str, str]:
         """Return an app's tags.
 
-        :raises ControlPlaneError: when the service refuses.
+        :raises ControlPlaneError: if SageMaker refuses the request.
         """
         found: dict[str, str] = {}
         request = {"ResourceArn": arn}
@@ -201,36 +202,36 @@ class ControlPlane:
     def add_tags(self, arn: str, tags: Mapping[str, str]) -> None:
         """Add or replace tags of an app.
 
-        :raises ControlPlaneError: when the service refuses.
+        :raises ControlPlaneError: if SageMaker refuses the request.
         """
         self._call("add_tags", {"ResourceArn": arn, "Tags": _tag_list(tags)})
 
     def remove_tags(self, arn: str, keys: Sequence[str]) -> None:
-        """Remove tags of an app; those that it does not have are no error.
+        """Remove tags of an app. A tag that the app does not have is no error.
 
-        :raises ControlPlaneError: when the service refuses.
+        :raises ControlPlaneError: if SageMaker refuses the request.
         """
         if keys:
             self._call("delete_tags", {"ResourceArn": arn, "TagKeys": list(keys)})
 
     def require_running(self) -> AppState | None:
-        """See that the app runs.
+        """Check that the app runs.
 
-        :return: how it is, or None where the role may not look.
-        :raises AppNotReadyError: while it is not; ``status`` says how it is.
-        :raises AppFailedError: with the service's ``FailureReason``.
+        :return: the app's state, or None if the role may not read it.
+        :raises AppNotReadyError: if the app does not run; ``status`` is its status.
+        :raises AppFailedError: if the app has failed; the message contains SageMaker's ``FailureReason``.
         """
         try:
             state = self.describe_app()
         except ControlPlaneError as error:
             if error.code in _DENIED_CODES:
-                return None  # only the presigned URL is needed
+                return None  # a run needs only the presigned URL
             raise
         if state.status == IN_SERVICE:
             return state
         if state.status == "Failed":
             raise AppFailedError(
-                f"{self.title} has failed: {state.failure_reason or 'the service gives no reason'}",
+                f"{self.title} has failed: {state.failure_reason or 'SageMaker gave no reason'}",
                 app_type=self.app_type,
                 status=state.status,
                 failure_reason=state.failure_reason,
@@ -244,10 +245,10 @@ class ControlPlane:
         raise AppNotReadyError(f"{self.title} {text}", app_type=self.app_type, status=state.status)
 
     def describe(self) -> dict[str, str]:
-        """Describe domain, user profile and space, as far as the role may.
+        """Return the status of domain, user profile and space, as far as the role may read them.
 
-        :return: ``domain``, ``user profile`` and ``space`` with their status, or why it cannot be seen.
-        :raises ResourceNotFoundError: for the first that does not exist.
+        :return: for ``domain``, ``user profile`` and ``space`` the status, or ``not visible`` with the error code.
+        :raises ResourceNotFoundError: for the first one that does not exist.
         """
         found = {}
         for what, operation, request in self._resources():

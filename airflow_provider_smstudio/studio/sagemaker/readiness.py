@@ -1,4 +1,4 @@
-"""One look at whether a Studio app is ready, and what it means for somebody who waits for it."""
+"""Checks once whether a Studio app is ready, and whether a task should wait for it."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _PASSING = (
 
 @dataclass(frozen=True)
 class Readiness:
-    """What was seen.
+    """The result of a check.
 
-    :ivar ready: a notebook can be run now.
-    :ivar text: why not yet.
-    :ivar failed: the look itself failed, by an error that may pass.
+    :ivar ready: whether a notebook can run now.
+    :ivar text: why it cannot run yet.
+    :ivar failed: whether the check itself failed, with an error that may pass.
     """
 
     ready: bool
@@ -41,13 +41,13 @@ class Readiness:
 
 
 def look(check: Callable[[], object], *, title: str, wait_for_start: bool, patient: bool) -> Readiness:
-    """Look once.
+    """Check once whether the app is ready.
 
-    :param check: :meth:`Studio.check_ready`, which logs in when the app runs.
-    :param title: names the app in messages.
-    :param wait_for_start: whether a stopped or never started app is worth waiting for.
-    :param patient: take errors that may pass (throttling, a fault of the network) for a reason to wait.
-    :raises StudioError: when waiting cannot help, or when the look failed.
+    :param check: :meth:`Studio.check_ready`, which logs in if the app runs.
+    :param title: the app's name in messages.
+    :param wait_for_start: whether to wait for an app that is stopped or was never started.
+    :param patient: whether to wait after an error that may pass (throttling, a network error).
+    :raises StudioError: if waiting cannot help, or if the check failed.
     """
     try:
         check()
@@ -57,8 +57,8 @@ def look(check: Callable[[], object], *, title: str, wait_for_start: bool, patie
             raise _not_waiting(finding, error) from error
         return Readiness(False, finding)
     except LoginLinkExpiredError as error:
-        # The link was made a moment ago, so this is an app that does not run yet, seen by a role that may not
-        # describe apps.
+        # The presigned URL is new, so it has not expired. The app does not run yet, and the role may not describe
+        # apps.
         return Readiness(False, str(error))
     except (ControlPlaneError, ServerError, LoginError) as error:
         if not patient or not may_pass(error):
@@ -68,7 +68,7 @@ def look(check: Callable[[], object], *, title: str, wait_for_start: bool, patie
 
 
 def may_pass(error: ControlPlaneError | ServerError | LoginError) -> bool:
-    """Tell whether an error may be gone at the next look: a throttled call, a fault of the network."""
+    """Return whether an error may be gone at the next check: a throttled request, or a network error."""
     if isinstance(error, ControlPlaneError):
         return any(word in str(error.code) for word in _PASSING)
     return isinstance(error, (ServerError, NoAnswerError))
@@ -77,6 +77,6 @@ def may_pass(error: ControlPlaneError | ServerError | LoginError) -> bool:
 def _not_waiting(finding: str, error: AppNotReadyError) -> AppNotReadyError:
     return AppNotReadyError(
         f"{finding}, and the sensor starts no app: start it before this task, or set wait_for_start=True if "
-        "something else starts it meanwhile",
+        "another task or user starts it meanwhile",
         **error.fields,
     )
