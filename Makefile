@@ -102,15 +102,15 @@ demo: $(READY) ## Run a real DAG that runs a notebook on a Studio on this machin
 
 .PHONY: live-deferred
 live-deferred: $(READY) ## 50 deferred notebooks on a real Airflow with two worker slots; RUNS=n for another number
-	DEFERRED_RUNS=$(or $(RUNS),50) $(VENV)/bin/python -m pytest -o timeout=3000 tests/live/test_deferred.py
+	DEFERRED_RUNS=$(or $(RUNS),50) $(VENV)/bin/python -m pytest -o timeout=3000 tests/system/airflow/test_deferred.py
 
 .PHONY: live-deferred-oldest
 live-deferred-oldest: $(OLDEST_READY) ## The same on the oldest Airflow supported
-	DEFERRED_RUNS=$(or $(RUNS),50) $(OLDEST)/bin/python -m pytest -o timeout=3000 tests/live/test_deferred.py
+	DEFERRED_RUNS=$(or $(RUNS),50) $(OLDEST)/bin/python -m pytest -o timeout=3000 tests/system/airflow/test_deferred.py
 
 # Thirty days, five of which fail, eight at a time; DATABASE=sqlite for the other one. Postgres must be installed.
 LIVE_BACKFILL = BACKFILL_DAYS=$(or $(DAYS),30) BACKFILL_BAD=5 BACKFILL_ACTIVE=8 BACKFILL_KILLS=30 BACKFILL_DATABASE=$(or $(DATABASE),postgres) \
-  $(1)/bin/python -m pytest -o faulthandler_timeout=0 tests/live/test_backfill.py tests/live/test_killed_backfill.py
+  $(1)/bin/python -m pytest -o faulthandler_timeout=0 tests/system/airflow/test_backfill.py tests/system/airflow/test_killed_backfill.py
 
 .PHONY: live-backfill
 live-backfill: $(READY) ## 30 days of backfill on a real Airflow; DAYS=n, DATABASE=postgres or sqlite
@@ -140,16 +140,16 @@ $(CELERY_READY): $(UV) pyproject.toml Makefile $(wildcard $(CELERY_CONSTRAINTS))
 live-celery: $(CELERY_READY) ## Lose workers and servers in all ways, on CELERY_AIRFLOW=3.2.1; TIMES=n each, DAYS=n of backfill
 	@$(HAS_SERVERS)
 	CELERY_SCENARIOS=all CELERY_TIMES=$(or $(TIMES),1) CELERY_DAYS=$(or $(DAYS),30) $(CELERY)/bin/python -m pytest \
-	  -o faulthandler_timeout=0 $(or $(PYTEST_ARGS),tests/live/test_celery.py tests/live/test_celery_backfill.py)
+	  -o faulthandler_timeout=0 $(or $(PYTEST_ARGS),tests/system/celery)
 
 .PHONY: test-celery-ci
 test-celery-ci: $(CELERY_READY) ## The few of them that each check runs
 	@$(HAS_SERVERS)
-	$(CELERY)/bin/python -m pytest $(or $(PYTEST_ARGS),tests/live/test_celery.py)
+	$(CELERY)/bin/python -m pytest $(or $(PYTEST_ARGS),tests/system/celery/test_celery.py)
 
-# The Jupyter servers of SageMaker Distribution's images: tests/images/locks names them and their packages.
+# The Jupyter servers of SageMaker Distribution's images: tests/system/images/locks names them and their packages.
 IMAGES := .venv-images
-ALL_IMAGES := $(basename $(notdir $(wildcard tests/images/locks/*.txt)))
+ALL_IMAGES := $(basename $(notdir $(wildcard tests/system/images/locks/*.txt)))
 IMAGE ?=
 SPACE_KIND ?= private
 FORCE ?=
@@ -164,7 +164,7 @@ FIND_IMAGE_PYTHON = \
   echo 'No Python $(1) found, which this image has: install one as python$(1)' >&2; exit 1
 COMMA := ,
 
-$(IMAGES)/%/.ready: tests/images/locks/%.txt | $(UV)
+$(IMAGES)/%/.ready: tests/system/images/locks/%.txt | $(UV)
 	@python="$$($(call FIND_IMAGE_PYTHON,$(call IMAGE_PYTHON,$*)))" && set -x && rm -rf $(IMAGES)/$* \
 	  && $(UV) venv --quiet --python "$$python" $(IMAGES)/$*
 	$(UV) pip sync --quiet --python $(IMAGES)/$*/bin/python $<
@@ -177,7 +177,7 @@ image: $(if $(filter $(IMAGE),$(ALL_IMAGES)),$(IMAGES)/$(IMAGE)/.ready) ## Build
 
 # These wait even more than the others.
 IMAGE_PROCESSES ?= 4
-LANES = $(VENV)/bin/python tests/images/lanes.py --processes $(IMAGE_PROCESSES)
+LANES = $(VENV)/bin/python tests/system/images/lanes.py --processes $(IMAGE_PROCESSES)
 
 .PHONY: test-image
 test-image: $(READY) image ## Test against IMAGE=4.3.2 SPACE_KIND=private or shared

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "tests" / "live"))
+sys.path.insert(0, str(HERE.parent))
 
 import nbformat  # noqa: E402  # found as the one above
-from airflow_stack import AirflowStack  # noqa: E402
 from nbformat.v4 import new_code_cell, new_notebook  # noqa: E402
 
 from airflow_provider_smstudio.local import LocalStudio  # noqa: E402
+from tests.helpers.airflow_stack import AirflowStack  # noqa: E402
 
 KINDS = ("worker", "deferred", "papermill")
 FIRST = date(2026, 9, 1)

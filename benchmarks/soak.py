@@ -35,7 +35,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 from airflow_provider_smstudio.local import LocalStudio
 
-WORKER = Path(__file__).resolve().parents[1] / "tests" / "client" / "worker_process.py"
+WORKER = Path(__file__).resolve().parents[1] / "tests" / "helpers" / "worker_process.py"
 FLAVOURS = ("jupyterlab", "classic")
 QUICK = {
     "channel": {"PING_AFTER": 0.3, "SILENCE_LIMIT": 2.0, "DEAF_LIMIT": 4.0},

@@ -179,9 +179,9 @@ class NotebookRunner:
             if session is None:
                 self._kernel.start(choice, self._session_path, self._session_name(), client_session)
             else:
+                self._tell_had_run(notebook)  # before a websocket is open that must be read
                 self._kernel.attach(session, client_session)
                 self._kernel.ownership.rename(self._session_name(announced))
-                self._tell_had_run(notebook)
             startup = time.monotonic() - began
             loop.carry_out(run, run.start(time.monotonic()))
             loop.drive(run)
@@ -305,6 +305,8 @@ class NotebookRunner:
 
     def _tell_had_run(self, notebook: NotebookNode) -> None:
         for event in resume.cells_that_had_run(notebook):
+            if self._ending.reason:
+                return
             self._listener(event)
 
     def _skipped(self, prepared: Prepared) -> RunResult | None:
