@@ -21,8 +21,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_smstudio._compat import policy_forbids_retry, state_of, supervisor_pid
@@ -178,3 +180,11 @@ def retries(context: Context) -> int | None:
     """Return how many retries the task has, as the DAG defines it now. Return None if that is not known."""
     found = getattr(getattr(context["ti"], "task", None), "retries", None)
     return found if isinstance(found, int) else None
+
+
+def deadline_of(context: Context, limit: timedelta | None) -> float | None:
+    """Return when ``execution_timeout`` ends, in epoch seconds. Airflow ignores it while the task is deferred."""
+    if limit is None:
+        return None
+    started = getattr(context["ti"], "start_date", None)
+    return float(started.timestamp() if started is not None else time.time()) + limit.total_seconds()

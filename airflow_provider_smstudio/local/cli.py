@@ -16,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
+from airflow_provider_smstudio.local.assembly import APP_STATUSES, FLAVOURS
 from airflow_provider_smstudio.local.server.jupyter import JupyterMissingError
 from airflow_provider_smstudio.local.server.space_kinds import SPACE_KINDS
-from airflow_provider_smstudio.local.studio import APP_STATUSES, FLAVOURS, LocalStudio
+from airflow_provider_smstudio.local.studio import LocalStudio
 from airflow_provider_smstudio.local.switches import Switches
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -10,8 +10,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_smstudio import _values as values
-from airflow_provider_smstudio._arguments import STUDIO_TEMPLATE_FIELDS, StudioArguments
-from airflow_provider_smstudio._compat import AirflowTaskTimeout, BaseOperator, conf, other_runs
+from airflow_provider_smstudio._arguments import STUDIO_TEMPLATE_FIELDS
+from airflow_provider_smstudio._compat import AirflowTaskTimeout, conf, other_runs
+from airflow_provider_smstudio.operators.base import SageMakerStudioBaseOperator
 from airflow_provider_smstudio.studio.errors import InvalidInputError, StudioError, from_plain
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 _TIMEOUT_GRACE = 60.0
 
 
-class _AppOperator(StudioArguments, BaseOperator):
+class _AppOperator(SageMakerStudioBaseOperator):
     """The common part of the start and the stop operator: both wait in the worker or in the triggerer."""
 
     ui_color = "#e0ecf5"
@@ -34,30 +35,12 @@ class _AppOperator(StudioArguments, BaseOperator):
         holder: str | None = None,
         timeout: float | str = 1800,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
-        studio_conn_id: str | None = None,
-        domain_id: str | None = None,
-        user_profile_name: str | None = None,
-        space_name: str | None = None,
-        app_type: str | None = None,
-        aws_conn_id: str | None = "",
-        region_name: str | None = None,
-        verify: bool | str | None = None,
-        botocore_config: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.holder = holder
         self.timeout = timeout
         self.deferrable = deferrable
-        self.studio_conn_id = studio_conn_id
-        self.domain_id = domain_id
-        self.user_profile_name = user_profile_name
-        self.space_name = space_name
-        self.app_type = app_type
-        self.aws_conn_id = aws_conn_id
-        self.region_name = region_name
-        self.verify = verify
-        self.botocore_config = botocore_config
 
     def _holder(self, context: Context) -> str:
         ti = context["ti"]
@@ -138,20 +121,8 @@ class SageMakerStudioStartAppOperator(_AppOperator):
         the run ID.
     :param timeout: how long to wait for the app, in seconds (templated). Default 1800.
     :param deferrable: wait in the triggerer. Default: Airflow's ``[operators] default_deferrable``.
-    :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: none. Then give all
-        settings as arguments.
-    :param domain_id: the domain's ID. Default: the value of the Studio connection.
-    :param user_profile_name: the user profile. Default: the value of the Studio connection.
-    :param space_name: the space. Default: the value of the Studio connection.
-    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic, if AWS still allows its start.
-        Default: the value of the Studio connection, else ``JupyterLab``.
-    :param aws_conn_id: the AWS connection; None for boto3's own credential chain. Default (also for an empty
-        string): the value of the Studio connection, else ``aws_default``.
-    :param region_name: the domain's AWS region. Default: the region of the Studio connection, else that of the AWS
-        connection.
-    :param verify: how to check the certificates of the AWS API, as in the amazon provider. The path of a CA bundle
-        is also used for Studio, but ``False`` is not.
-    :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients.
+    :param kwargs: which Studio to use, with which AWS credentials: see
+        :class:`~airflow_provider_smstudio.operators.base.SageMakerStudioBaseOperator`.
     :return: a dict. ``text`` says what was done, ``started`` whether this task started the app, and
         ``instance_type`` which instance type it runs on.
     :raises AppFailedError: if the app cannot be started.
@@ -247,20 +218,8 @@ class SageMakerStudioStopAppOperator(_AppOperator):
         the run ID.
     :param timeout: the time limit of the task, in seconds (templated). Default 1800.
     :param deferrable: wait in the triggerer. Default: Airflow's ``[operators] default_deferrable``.
-    :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: none. Then give all
-        settings as arguments.
-    :param domain_id: the domain's ID. Default: the value of the Studio connection.
-    :param user_profile_name: the user profile. Default: the value of the Studio connection.
-    :param space_name: the space. Default: the value of the Studio connection.
-    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic. Default: the value of the Studio
-        connection, else ``JupyterLab``.
-    :param aws_conn_id: the AWS connection; None for boto3's own credential chain. Default (also for an empty
-        string): the value of the Studio connection, else ``aws_default``.
-    :param region_name: the domain's AWS region. Default: the region of the Studio connection, else that of the AWS
-        connection.
-    :param verify: how to check the certificates of the AWS API, as in the amazon provider. The path of a CA bundle
-        is also used for Studio, but ``False`` is not.
-    :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients.
+    :param kwargs: which Studio to use, with which AWS credentials: see
+        :class:`~airflow_provider_smstudio.operators.base.SageMakerStudioBaseOperator`.
     :return: a dict. ``text`` says what was done and why, ``stopped`` whether the app is stopped.
     :raises AppInUseError: with ``if_busy="fail"``, or if the app's tags cannot be read.
     :raises StudioError: see :mod:`airflow_provider_smstudio.studio.errors`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -11,22 +10,24 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_smstudio import _values as values
-from airflow_provider_smstudio._arguments import STUDIO_TEMPLATE_FIELDS, StudioArguments
+from airflow_provider_smstudio._arguments import STUDIO_TEMPLATE_FIELDS
 from airflow_provider_smstudio._compat import (
     AirflowFailException,
     AirflowTaskTimeout,
-    BaseOperator,
     conf,
     policy_forbids_retry,
 )
+from airflow_provider_smstudio._run_name import run_name
 from airflow_provider_smstudio._task_process import (
     TaskProcess,
+    deadline_of,
     retries,
     retry_series,
     try_number,
     will_retry,
 )
 from airflow_provider_smstudio.links.notebook import SageMakerStudioNotebookLink
+from airflow_provider_smstudio.operators.base import SageMakerStudioBaseOperator
 from airflow_provider_smstudio.studio.errors import (
     AppNotReadyError,
     CellError,
@@ -44,11 +45,9 @@ if TYPE_CHECKING:
     from airflow_provider_smstudio.studio.runs.spec import RunSpec
 
 _DEADLINE_GRACE = 60.0
-_LIKE_A_TASK = re.compile(r"[\w.-]*\.")
-_LIKE_AN_INDEX = re.compile(r"(?:^|\.)[0-9]+$")
 
 
-class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
+class SageMakerStudioNotebookOperator(SageMakerStudioBaseOperator):
     """Runs a notebook cell by cell on a new kernel of the user's own Studio app.
 
     The app must be running: put a :class:`SageMakerStudioAppSensor` before this task. The output of the cells
@@ -102,21 +101,8 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         succeeds. Its XCom reports that earlier run, and ``skipped`` is True. Use it to continue a backfill that
         stopped half-way. Default False.
     :param log_output: write the output of the cells to the task's log. Default True.
-    :param studio_conn_id: the connection of type ``sagemaker_studio``. Default: none. Then give all
-        settings as arguments.
-    :param domain_id: the domain's ID. Default: the value of the Studio connection.
-    :param user_profile_name: the user profile to log in as. Default: the value of the Studio connection.
-    :param space_name: the space whose JupyterLab app runs the notebook. Default: the value of the Studio
-        connection.
-    :param app_type: ``JupyterLab``, or ``JupyterServer`` for Studio Classic. Default: the value of the Studio
-        connection, else ``JupyterLab``.
-    :param aws_conn_id: the AWS connection; None for boto3's own credential chain. Default (also for an empty
-        string): the value of the Studio connection, else ``aws_default``.
-    :param region_name: the domain's AWS region. Default: the region of the Studio connection, else that of the AWS
-        connection.
-    :param verify: how to check the certificates of the AWS API, as in the amazon provider. The path of a CA bundle
-        is also used for Studio, but ``False`` is not.
-    :param botocore_config: arguments of :class:`botocore.config.Config` for the AWS clients.
+    :param kwargs: which Studio to use, with which AWS credentials: see
+        :class:`~airflow_provider_smstudio.operators.base.SageMakerStudioBaseOperator`.
     :param deferrable: release the worker slot while the notebook runs, and watch the run in the triggerer.
         Default: Airflow's ``[operators] default_deferrable``.
     :param defer_after: with ``deferrable``: how long the worker watches the run first, in seconds, including the
@@ -176,15 +162,6 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         record_mib: float | str = 100,
         skip_if_output_complete: bool | str = False,
         log_output: bool | str = True,
-        studio_conn_id: str | None = None,
-        domain_id: str | None = None,
-        user_profile_name: str | None = None,
-        space_name: str | None = None,
-        app_type: str | None = None,
-        aws_conn_id: str | None = "",
-        region_name: str | None = None,
-        verify: bool | str | None = None,
-        botocore_config: dict[str, Any] | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         defer_after: float | str = 10,
         cancel_on_kill: bool | str = True,
@@ -209,15 +186,6 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         self.record_mib = record_mib
         self.skip_if_output_complete = skip_if_output_complete
         self.log_output = log_output
-        self.studio_conn_id = studio_conn_id
-        self.domain_id = domain_id
-        self.user_profile_name = user_profile_name
-        self.space_name = space_name
-        self.app_type = app_type
-        self.aws_conn_id = aws_conn_id
-        self.region_name = region_name
-        self.verify = verify
-        self.botocore_config = botocore_config
         self.deferrable = deferrable
         self.defer_after = defer_after
         self.cancel_on_kill = cancel_on_kill
@@ -235,6 +203,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         from airflow_provider_smstudio.studio.runs.log import RunLog
 
         after = values.duration("defer_after", self.defer_after) if self.deferrable else None
+        cancel_on_kill = values.flag("cancel_on_kill", self.cancel_on_kill)
         process = TaskProcess(context)
         spec = replace(
             self._spec(run_name(context)),
@@ -274,9 +243,9 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
                 with process.follows(runner):
                     result = runner.run() if after is None else runner.run_or_hand_over(after)
             except UnknownOutcomeError as error:
-                raise _without_retry(error) from error
+                raise AirflowFailException(str(error)) from error  # a retry could run a cell twice
         if isinstance(result, Handover):
-            self._hand_over(context, result)
+            self._hand_over(context, result, cancel_on_kill)
         return self._done(context, result.as_dict())
 
     def _name_setups(self) -> None:
@@ -288,11 +257,11 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
                 "if %s started the app, clear that task as well, or clear the whole DAG run", ", ".join(setups)
             )
 
-    def _hand_over(self, context: Context, handover: Handover) -> NoReturn:
+    def _hand_over(self, context: Context, handover: Handover, cancel_on_kill: bool) -> NoReturn:
         """Hand the run over to the triggerer, and release the worker slot."""
         from airflow_provider_smstudio.triggers.notebook import SageMakerStudioNotebookTrigger
 
-        deadline = _deadline(context, self.execution_timeout)
+        deadline = deadline_of(context, self.execution_timeout)
         self.log.info("deferred: the run continues in the triggerer")
         self.defer(
             trigger=SageMakerStudioNotebookTrigger(
@@ -300,7 +269,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
                 run=handover.as_dict(),
                 log_output=values.flag("log_output", self.log_output),
                 deadline=deadline,
-                cancel_on_kill=values.flag("cancel_on_kill", self.cancel_on_kill),
+                cancel_on_kill=cancel_on_kill,
             ),
             method_name="execute_complete",
             # The trigger itself ends the run at its deadline. This timeout is for a triggerer that does not.
@@ -326,7 +295,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         if status == "timeout":
             raise AirflowTaskTimeout(str(error))
         if isinstance(error, UnknownOutcomeError):
-            raise _without_retry(error) from error
+            raise AirflowFailException(str(error)) from error  # a retry could run a cell twice
         if isinstance(error, CellError):
             error = self._whole(error)
         ours = not isinstance(error, RunTakenOverError)
@@ -356,19 +325,12 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
 
     def _whole(self, error: CellError) -> StudioError:
         """Return the full error of a cell from the executed notebook. The event contains only its summary."""
-        from airflow_provider_smstudio.studio.runs import saved_run
-
-        path = error.output_path
         try:
             with closing(self.make_hook().get_studio()) as studio:
-                found = saved_run.error_of(studio.server.read_executed(str(path)))
+                return studio.full_error(error)
         except Exception as second:  # the summary helps more than a second error
             self.log.info("the executed notebook could not be read again: %s", second)
             return error
-        if not isinstance(found, CellError):
-            return error
-        found.fields["output_path"] = found.output_path = path
-        return found
 
     def _done(self, context: Context, result: dict[str, Any]) -> dict[str, Any]:
         for name, value in result["values"].items():
@@ -396,10 +358,7 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
         return openlineage(self._lineage, self, task_instance)
 
     def get_openlineage_facets_on_failure(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Return the same for a failed run, with the executed notebook if there is one.
-
-        :param task_instance: the task instance.
-        """
+        """Return the same for a failed run, with the executed notebook if there is one."""
         return self.get_openlineage_facets_on_complete(task_instance)
 
     def on_kill(self) -> None:
@@ -437,27 +396,3 @@ class SageMakerStudioNotebookOperator(StudioArguments, BaseOperator):
             record_mib=values.mebibytes("record_mib", self.record_mib),
             skip_if_output_complete=values.flag("skip_if_output_complete", self.skip_if_output_complete),
         )
-
-
-def _without_retry(error: UnknownOutcomeError) -> AirflowFailException:
-    """Convert an error to one without a retry: a retry could run a cell twice, which the user did not allow."""
-    return AirflowFailException(str(error))
-
-
-def _deadline(context: Context, limit: timedelta | None) -> float | None:
-    """Return when ``execution_timeout`` ends, in epoch seconds. Airflow ignores it while the task is deferred."""
-    if limit is None:
-        return None
-    started = getattr(context["ti"], "start_date", None)
-    return (started.timestamp() if started is not None else time.time()) + limit.total_seconds()
-
-
-def run_name(context: Context) -> str:
-    """Return a name of a task instance: the same for all its tries, and different from every other one."""
-    ti = context["ti"]
-    index = getattr(ti, "map_index", -1)
-    mapped = index is not None and index >= 0
-    if "." in ti.dag_id or _LIKE_A_TASK.match(ti.run_id) or (not mapped and _LIKE_AN_INDEX.search(ti.run_id)):
-        # With dots, these IDs would be ambiguous: task "b.c" of DAG "a" is not task "c" of DAG "a.b".
-        return f"/{ti.dag_id}/{ti.task_id}{f'[{index}]' if mapped else ''}/{ti.run_id}"
-    return ".".join([ti.dag_id, ti.task_id, ti.run_id, *([str(index)] if mapped else [])])

@@ -13,6 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from airflow_provider_smstudio.studio.app_types import JUPYTER_LAB
 from airflow_provider_smstudio.studio.errors import (
     AppFailedError,
+    CellError,
     ControlPlaneError,
     InvalidInputError,
     NotebookNotFoundError,
@@ -21,7 +22,7 @@ from airflow_provider_smstudio.studio.errors import (
 from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer, save_request
 from airflow_provider_smstudio.studio.notebook import document as nb
-from airflow_provider_smstudio.studio.runs import identity, resume
+from airflow_provider_smstudio.studio.runs import identity, resume, saved_run
 from airflow_provider_smstudio.studio.runs.abandoned import AbandonedRun, abandoned_runs, remove
 from airflow_provider_smstudio.studio.runs.runner import Listener, NotebookRunner
 from airflow_provider_smstudio.studio.runs.spec import ON_UNKNOWN_CELL, RESUME, RunSpec
@@ -162,6 +163,19 @@ class Studio:
         :raises StudioError: if the Jupyter server could not be asked.
         """
         resume.remove_session(self.server, spec, identity.identity_of(spec.run_key, spec.run_name))
+
+    def full_error(self, error: CellError) -> StudioError:
+        """Return the error of a cell with its source and traceback, from the executed notebook.
+
+        :param error: the error as a trigger has sent it, with its summary only.
+        :return: the full error; ``error`` itself if the executed notebook has none.
+        :raises StudioError: if the executed notebook could not be read.
+        """
+        found = saved_run.error_of(self.server.read_executed(str(error.output_path)))
+        if not isinstance(found, CellError):
+            return error
+        found.fields["output_path"] = found.output_path = error.output_path
+        return found
 
     def upload(self, source: str, notebook_path: str) -> None:
         """Copy a notebook into the Studio home. An existing file is replaced, and missing folders are created.

@@ -20,10 +20,11 @@ import pytest
 from nbformat.v4 import new_code_cell
 
 from airflow_provider_smstudio._compat import AirflowFailException
+from airflow_provider_smstudio._run_name import run_name
 from airflow_provider_smstudio.hooks.studio import SageMakerStudioHook
 from airflow_provider_smstudio.links.notebook import SageMakerStudioNotebookLink
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator, run_name
+from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator
 from airflow_provider_smstudio.studio.errors import (
     AppNotReadyError,
     CellError,

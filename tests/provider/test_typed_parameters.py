@@ -20,8 +20,9 @@ from jinja2 import StrictUndefined
 from nbformat.v4 import new_code_cell, new_notebook
 
 from airflow_provider_smstudio import _values as values
+from airflow_provider_smstudio._run_name import run_name
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator, run_name
+from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator
 from airflow_provider_smstudio.studio.errors import InvalidInputError, ParameterError
 
 try:
