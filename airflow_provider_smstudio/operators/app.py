@@ -27,7 +27,7 @@ class _AppOperator(SageMakerStudioBaseOperator):
     """The common part of the start and the stop operator: both wait in the worker or in the triggerer."""
 
     ui_color = "#e0ecf5"
-    verb = ""
+    action = ""
 
     def __init__(
         self,
@@ -68,12 +68,16 @@ class _AppOperator(SageMakerStudioBaseOperator):
                 raise AirflowTaskTimeout(f"{found.text}, after {values.number(self.timeout):g} s")
             time.sleep(min(found.wait, left))
 
-    def _defer(self, request: dict[str, Any], until: float, asked: float | None = None) -> NoReturn:
+    def _defer(self, request: dict[str, Any], until: float, requested_at: float | None = None) -> NoReturn:
         from airflow_provider_smstudio.triggers.app_change import SageMakerStudioAppChangeTrigger
 
         self.defer(
             trigger=SageMakerStudioAppChangeTrigger(
-                studio=self.hook_arguments(), verb=self.verb, request=request, until=until, asked=asked
+                studio=self.hook_arguments(),
+                action=self.action,
+                request=request,
+                until=until,
+                requested_at=requested_at,
             ),
             method_name="execute_complete",
             timeout=timedelta(seconds=max(until - time.time(), 0) + _TIMEOUT_GRACE),
@@ -139,7 +143,7 @@ class SageMakerStudioStartAppOperator(_AppOperator):
         *STUDIO_TEMPLATE_FIELDS,
     )
     template_fields_renderers = {"resource_spec": "json", "botocore_config": "json"}
-    verb = "start"
+    action = "start"
 
     def __init__(
         self,
@@ -170,7 +174,7 @@ class SageMakerStudioStartAppOperator(_AppOperator):
                 first = starter.step()
                 self.log.info("%s", first.text)
                 if first.wait is not None:
-                    self._defer(_plain(request), until, starter.asked)
+                    self._defer(_plain(request), until, starter.requested_at)
                 return starter.result(first)
             return starter.result(self._wait(starter.step, until))
 
@@ -236,7 +240,7 @@ class SageMakerStudioStopAppOperator(_AppOperator):
         *STUDIO_TEMPLATE_FIELDS,
     )
     template_fields_renderers = {"botocore_config": "json"}
-    verb = "stop"
+    action = "stop"
 
     def __init__(
         self,

@@ -266,7 +266,7 @@ class SageMakerStudioNotebookOperator(SageMakerStudioBaseOperator):
         self.defer(
             trigger=SageMakerStudioNotebookTrigger(
                 studio=self.hook_arguments(),
-                run=handover.as_dict(),
+                handover=handover.as_dict(),
                 log_output=values.flag("log_output", self.log_output),
                 deadline=deadline,
                 cancel_on_kill=cancel_on_kill,

@@ -32,28 +32,28 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
     (:func:`~airflow_provider_smstudio.studio.errors.to_plain`).
 
     :param studio: the arguments of :class:`~airflow_provider_smstudio.hooks.studio.SageMakerStudioHook`.
-    :param verb: ``start`` or ``stop``.
+    :param action: ``start`` or ``stop``.
     :param request: the fields of
         :class:`~airflow_provider_smstudio.studio.sagemaker.app_start.StartRequest`, or of
         :class:`~airflow_provider_smstudio.studio.sagemaker.app_stop.StopRequest` with the ``dag_id``.
     :param until: when to stop waiting, in seconds since the epoch.
-    :param asked: when the task requested the start, in seconds since the epoch; None if it did not.
+    :param requested_at: when the task requested the start, in seconds since the epoch; None if it did not.
     """
 
     def __init__(
         self,
         studio: dict[str, Any],
-        verb: str,
+        action: str,
         request: dict[str, Any],
         until: float,
-        asked: float | None = None,
+        requested_at: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.studio = studio
-        self.verb = verb
+        self.action = action
         self.request = request
         self.until = until
-        self.asked = asked
+        self.requested_at = requested_at
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class and its arguments, as plain JSON and without a secret."""
@@ -61,10 +61,10 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
                 "studio": self.studio,
-                "verb": self.verb,
+                "action": self.action,
                 "request": self.request,
                 "until": self.until,
-                "asked": self.asked,
+                "requested_at": self.requested_at,
             },
         )
 
@@ -103,7 +103,7 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
 
         studio: Studio = shared.studio
         dag_id = self.request.get("dag_id")
-        worker = self._starter(studio) if self.verb == "start" else self._stopper(studio)
+        worker = self._starter(studio) if self.action == "start" else self._stopper(studio)
         failures = 0
         while True:
             if dag_id:
@@ -130,7 +130,7 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
     def _starter(self, studio: Studio) -> AppStarter:
         from airflow_provider_smstudio.studio.sagemaker.app_start import AppStarter, StartRequest
 
-        return AppStarter(studio.control_plane, StartRequest(**self.request), asked=self.asked)
+        return AppStarter(studio.control_plane, StartRequest(**self.request), requested_at=self.requested_at)
 
     def _stopper(self, studio: Studio) -> AppStopper:
         from airflow_provider_smstudio.studio.sagemaker.app_stop import AppStopper, StopRequest

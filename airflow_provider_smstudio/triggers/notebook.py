@@ -44,7 +44,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
     or ``timeout`` with an ``error`` (:func:`~airflow_provider_smstudio.studio.errors.to_plain`).
 
     :param studio: the arguments of :class:`~airflow_provider_smstudio.hooks.studio.SageMakerStudioHook`.
-    :param run: the worker's hand-over, see :class:`~airflow_provider_smstudio.studio.runs.handover.Handover`.
+    :param handover: the worker's hand-over, see :class:`~airflow_provider_smstudio.studio.runs.handover.Handover`.
     :param log_output: write the output of the cells to the log.
     :param deadline: when to stop the run, in seconds since the epoch; None for no limit.
     :param cancel_on_kill: stop the run when its task is cleared, or marked as failed or successful. Default True.
@@ -53,14 +53,14 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
     def __init__(
         self,
         studio: dict[str, Any],
-        run: dict[str, Any],
+        handover: dict[str, Any],
         log_output: bool = True,
         deadline: float | None = None,
         cancel_on_kill: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.studio = studio
-        self.run_data = run
+        self.handover = handover
         self.log_output = log_output
         self.deadline = deadline
         self.cancel_on_kill = cancel_on_kill
@@ -74,7 +74,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
             f"{type(self).__module__}.{type(self).__qualname__}",
             {
                 "studio": self.studio,
-                "run": self.run_data,
+                "handover": self.handover,
                 "log_output": self.log_output,
                 "deadline": self.deadline,
                 "cancel_on_kill": self.cancel_on_kill,
@@ -82,7 +82,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
         )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.run_data['spec'].get('run_name')!r})"
+        return f"{type(self).__name__}({self.handover['spec'].get('run_name')!r})"
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch the run until it ends, then fire."""
@@ -154,7 +154,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
         watcher = self._watcher = NotebookWatcher(
             hub,
             shared,
-            Handover.from_dict(self.run_data),
+            Handover.from_dict(self.handover),
             # A line contains what the notebook prints, so it must not be used as a format.
             listener=RunLog(lambda level, line: self.log.log(level, "%s", line), show_output=self.log_output),
             deadline=self.deadline,

@@ -253,7 +253,7 @@ class TestKill:
         assert_clean(lab)
 
     def test_without_a_task_instance_nothing_is_killed(self) -> None:
-        trigger = SageMakerStudioNotebookTrigger(studio={}, run={"spec": {}})
+        trigger = SageMakerStudioNotebookTrigger(studio={}, handover={"spec": {}})
         trigger.trigger_id = 1
         assert asyncio.run(_compat.is_deferred(trigger))
 

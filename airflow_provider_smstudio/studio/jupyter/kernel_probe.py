@@ -58,7 +58,7 @@ class KernelProbe:
     """Checks the kernel of one run, in the background.
 
     :param server: the Jupyter server.
-    :param path: the path of the second kernel's Jupyter session; see :meth:`Identity.look_path`.
+    :param path: the path of the second kernel's Jupyter session; see :meth:`Identity.probe_path`.
     """
 
     def __init__(self, server: JupyterServer, path: str) -> None:
@@ -196,7 +196,7 @@ class SecondKernel:
         self._require_wanted()
         self.begun = True
         kernel = {"name": _python_kernel(self._server.kernelspecs())}
-        session = self._server.start_session(kernel, self._path, "smstudio look", timeout=_LIMIT)
+        session = self._server.start_session(kernel, self._path, "smstudio probe", timeout=_LIMIT)
         self._session_id, self.kernel_id = str(session["id"]), str(session["kernel"]["id"])
         deadline = time.monotonic() + _LIMIT
         while True:

@@ -58,12 +58,12 @@ class RunMetadata:
     @property
     def recorded(self) -> bool | None:
         """Whether the kernel keeps a record of the run, or None if that is not known."""
-        found = self._run.get("record")
+        found = self._run.get("kernel_record")
         return found if isinstance(found, bool) else None
 
     def recording(self, on: bool) -> None:
         """Write whether the kernel keeps a record of the run."""
-        self._run["record"] = on
+        self._run["kernel_record"] = on
 
     @property
     def process(self) -> str | None:

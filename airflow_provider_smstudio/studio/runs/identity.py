@@ -47,9 +47,9 @@ class Identity:
         stem = nb.safe_name(name.removesuffix(".ipynb"))
         return posixpath.join(folder, f"{SESSION_PREFIX}{self.key}-{stem}.ipynb")
 
-    def look_path(self, notebook_path: str) -> str:
+    def probe_path(self, notebook_path: str) -> str:
         """Return the session path of a second kernel that checks the run's kernel; see :mod:`kernel_probe`."""
-        return posixpath.join(posixpath.dirname(notebook_path), f"{SESSION_PREFIX}{self.key}-look")
+        return posixpath.join(posixpath.dirname(notebook_path), f"{SESSION_PREFIX}{self.key}-probe")
 
     def session_name(self, owner: str, cell: int | None = None, *, since: int | None = None) -> str:
         """Return the Jupyter session's name.

@@ -40,7 +40,7 @@ def session_of(server: JupyterServer, spec: RunSpec, who: Identity, prepared: Pr
     path = handover.session_path(spec, who)
     sessions = server.sessions()
     for item in sessions:
-        if item.get("path") == who.look_path(path):  # that try was lost while it checked its kernel
+        if item.get("path") == who.probe_path(path):  # that try was lost while it checked its kernel
             try:
                 remove_kernel(server, str(item["id"]), (item.get("kernel") or {}).get("id"))
             except StudioError as error:  # it does not prevent this run

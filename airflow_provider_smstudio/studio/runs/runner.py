@@ -88,7 +88,7 @@ class NotebookRunner:
             stop_reason=lambda: self._ending.reason,
             owner=self._owner,
         )
-        self._probe = KernelProbe(server, self._who.look_path(self._session_path))
+        self._probe = KernelProbe(server, self._who.probe_path(self._session_path))
         self._hand_over_at: float | None = None
         self._handed = False
 

@@ -32,7 +32,7 @@ def begin(notebook: NotebookNode, who: Identity, digest: str) -> None:
 
     :param digest: the :func:`fingerprint` of the run.
     """
-    record = {"key": who.key, "name": who.name, "fingerprint": digest, "state": "starting", "record": None}
+    record = {"key": who.key, "name": who.name, "fingerprint": digest, "state": "starting", "kernel_record": None}
     notebook.metadata[METADATA_KEY] = NotebookNode(run=NotebookNode(record))
 
 

@@ -80,7 +80,7 @@ class NotebookWatcher:
             shared,
             self._kernel,
             self._saver,
-            probe=KernelProbe(self._server, self._who.look_path(conduct.session_path(self._spec, self._who))),
+            probe=KernelProbe(self._server, self._who.probe_path(conduct.session_path(self._spec, self._who))),
             listener=Observer(listener, "the run's listener"),
             client_session=self._who.client_session,
             session_name=self._name,

@@ -62,18 +62,18 @@ class AppStarter:
 
     :param control: the control plane.
     :param request: how to start the app.
-    :param asked: when an earlier process started the app for the same holder, in seconds since the epoch; None if
-        none did.
+    :param requested_at: when an earlier process started the app for the same holder, in seconds since the epoch;
+        None if none did.
     :raises InvalidInputError: if ``resource_spec`` has a field that CreateApp does not accept.
     """
 
-    def __init__(self, control: ControlPlane, request: StartRequest, *, asked: float | None = None) -> None:
+    def __init__(self, control: ControlPlane, request: StartRequest, *, requested_at: float | None = None) -> None:
         unknown = sorted(set(request.resource_spec) - set(RESOURCE_SPEC_KEYS))
         if unknown:
             raise InvalidInputError(
                 f"resource_spec has no field {unknown[0]!r}; CreateApp takes {', '.join(RESOURCE_SPEC_KEYS)}"
             )
-        self.asked = asked
+        self.requested_at = requested_at
         """When this run asked SageMaker to start the app, in seconds since the epoch; None if it did not."""
         self._control, self._request = control, request
         self._spec: dict[str, str] | None = None
@@ -98,14 +98,14 @@ class AppStarter:
             return Step(f"{title} is starting", _POLL)
         if state.status == "Deleting":
             return Step(f"{title} is being stopped. It will be started after that", _POLL)
-        if state.status == "Failed" and self.asked is not None:
+        if state.status == "Failed" and self.requested_at is not None:
             self._judge(state)
         return self._create()
 
     def result(self, last: Step) -> dict[str, Any]:
         """Return the result as plain values."""
         instance_type = self._control.describe_app().instance_type
-        return {"text": last.text, "started": self.asked is not None, "instance_type": instance_type}
+        return {"text": last.text, "started": self.requested_at is not None, "instance_type": instance_type}
 
     def _judge(self, state: AppState) -> None:
         """Decide whether to start a failed app again.
@@ -113,7 +113,7 @@ class AppStarter:
         :raises AppFailedError: if it must not be started again.
         """
         reason = state.failure_reason or "SageMaker gave no reason"
-        self.asked = None
+        self.requested_at = None
         if any(word in reason for word in _CAPACITY):
             self._no_capacity()
         elif any(word in reason for word in _PASSING) and self._starts < _PASSING_STARTS:
@@ -159,7 +159,7 @@ class AppStarter:
             self._control.create_app(spec, tags)
         except ControlPlaneError as error:
             return self._refused(error)
-        self.asked = now
+        self.requested_at = now
         self._starts += 1
         return Step(f"{title} is starting{f' on {instance_type}' if instance_type else ''}", _POLL)
 

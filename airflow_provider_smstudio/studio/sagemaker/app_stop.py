@@ -152,7 +152,7 @@ class AppStopper:
         """Return whether the server reports when its kernels were last used. Test it once, and warn if not."""
         if self._notes_activity is None:
             try:
-                self._notes_activity = notes_activity(self._server, f"{SESSION_PREFIX}{uuid.uuid4().hex}-look")
+                self._notes_activity = notes_activity(self._server, f"{SESSION_PREFIX}{uuid.uuid4().hex}-probe")
                 reason = "this app's Jupyter server does not report when its kernels were last used"
             except StudioError as error:
                 self._notes_activity = False

@@ -87,7 +87,7 @@ def start(studio: Studio, holder: str = "dag.one", **about: Any) -> AppStarter:
 class TestStart:
     def test_it_gets_the_spaces_own_resources(self, local: LocalStudio, studio: Studio) -> None:
         made = start(studio)
-        assert made.asked is not None
+        assert made.requested_at is not None
         spec = studio.control_plane._call("describe_app", studio.control_plane._app)["ResourceSpec"]
         assert spec["InstanceType"] == "ml.t3.medium"
         assert "image/sagemaker-distribution" in spec["SageMakerImageArn"]
@@ -115,7 +115,7 @@ class TestStart:
         start(studio, "dag.one")
         calls = local.api_calls["CreateApp"]
         second = start(studio, "dag.two")
-        assert second.asked is None
+        assert second.requested_at is None
         assert local.api_calls["CreateApp"] == calls
         assert sum(key.startswith("smstudio:hold:") for key in local.app_tags) == 2
 
@@ -126,7 +126,7 @@ class TestStart:
         assert second.step().text == "the JupyterLab app of space 'demo-space' is starting"
         finish(first.step)
         finish(second.step)
-        assert second.asked is None
+        assert second.requested_at is None
 
     def test_one_that_is_being_stopped_is_started_when_it_has(self, local: LocalStudio, studio: Studio) -> None:
         start(studio)
@@ -135,7 +135,7 @@ class TestStart:
         again = starter(studio, "dag.two")
         assert "is being stopped" in again.step().text
         finish(again.step)
-        assert again.asked is not None
+        assert again.requested_at is not None
 
     def test_no_capacity_leads_to_the_next_type(self, local: LocalStudio, studio: Studio) -> None:
         local.switches.no_capacity = ("ml.g5.48xlarge", "ml.g5.24xlarge")
@@ -379,10 +379,10 @@ class TestBusy:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """jupyter_server_documents 0.2.0 to 0.2.2: somebody at work looks idle."""
-        asked: list[str] = []
+        paths: list[str] = []
 
         def notes_activity(server: object, path: str) -> bool:
-            asked.append(path)
+            paths.append(path)
             if isinstance(answer, Exception):
                 raise answer
             return bool(answer)
@@ -394,7 +394,7 @@ class TestBusy:
         waiting = stopper(studio, idle_minutes=0.01, if_busy="wait")
         for _ in range(3):
             assert "is in use: idle.ipynb" in waiting.step().text
-        assert len(asked) == 1
+        assert len(paths) == 1
         assert caplog.text.count("every kernel counts as used") == 1
         studio.server.delete_session(session["id"])
         finish(waiting.step)

@@ -133,7 +133,7 @@ def test_a_look_that_a_lost_process_has_left_is_removed_by_the_next_try(bench: B
     path = bench.write("print(1)")
     spec = RunSpec(path, run_key=bench.folder)
     runner = bench.studio.runner(spec)
-    left = SecondKernel(bench.studio.server, runner._who.look_path(path))
+    left = SecondKernel(bench.studio.server, runner._who.probe_path(path))
     left.__enter__()
     assert left._websocket is not None
     left._websocket.close()
@@ -143,7 +143,7 @@ def test_a_look_that_a_lost_process_has_left_is_removed_by_the_next_try(bench: B
 
 
 def test_a_stock_server_notes_activity(space: Bench) -> None:
-    assert notes_activity(space.studio.server, "smstudio-look") is True
+    assert notes_activity(space.studio.server, "smstudio-probe") is True
     space.assert_clean()
 
 
@@ -155,5 +155,5 @@ def test_a_server_that_notes_no_activity(space: Bench, monkeypatch: pytest.Monke
         return found if found is None else {**found, "last_activity": "2026-11-27T14:18:14.673250Z"}
 
     monkeypatch.setattr(space.studio.server, "kernel", frozen)
-    assert notes_activity(space.studio.server, "smstudio-look") is False
+    assert notes_activity(space.studio.server, "smstudio-probe") is False
     space.assert_clean()

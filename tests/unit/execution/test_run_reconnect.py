@@ -629,7 +629,7 @@ def test_a_record_that_fails_is_not_asked_again_and_the_count_decides(make):
     events = driver.answer(make)
     assert kinds(events)[0] == "RecordEnded"
     assert driver.asked[-1] == "count"
-    assert driver.notebook.metadata["smstudio"]["run"]["record"] is False
+    assert driver.notebook.metadata["smstudio"]["run"]["kernel_record"] is False
     events = driver.answer(m.counted, 0)
     assert kinds(events) == ["CellSentAgain", "CellStarted", "Send"]
     assert only(events, ev.Announce) == [ev.Announce(driver.run.cells[0])]

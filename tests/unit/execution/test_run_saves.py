@@ -179,7 +179,7 @@ def test_a_save_under_way_or_failed_is_not_asked_for_again_and_again(how, record
 
 def test_the_sending_of_the_first_cell_to_a_record_is_saved_at_once_and_then_at_the_interval():
     driver = Driver("a", "b", "c", autosave_interval=10, check_interval=10**6, record=True).recording()
-    assert driver.saved[0].metadata["smstudio"]["run"]["record"] is True
+    assert driver.saved[0].metadata["smstudio"]["run"]["kernel_record"] is True
     driver.now += 1
     assert kinds(driver.succeed()) == ["CellFinished", "CellStarted", "Send"]
     driver.now += 9
