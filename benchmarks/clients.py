@@ -176,7 +176,7 @@ def _nbclient(own_kernel: bool) -> Callable[[Job], dict[str, float]]:
 
 
 def _papermill() -> Callable[[Job], dict[str, float]]:
-    import papermill  # type: ignore[import-not-found,unused-ignore]
+    import papermill
 
     def run(job: Job) -> dict[str, float]:
         watch = Stopwatch()
@@ -194,7 +194,7 @@ def _papermill() -> Callable[[Job], dict[str, float]]:
 
 
 def _kernel_client() -> Callable[[Job], dict[str, float]]:
-    from jupyter_kernel_client import JupyterKernelClient  # type: ignore[import-not-found,unused-ignore]
+    from jupyter_kernel_client import JupyterKernelClient
     from nbformat.v4 import output_from_msg
 
     def output_node(output: dict[str, Any]) -> nbformat.NotebookNode:

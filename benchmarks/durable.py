@@ -19,11 +19,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import nbformat
-from cells import NO_LIMIT, Summary, machine
 from nbformat.v4 import new_code_cell, new_notebook
 
 from airflow_provider_smstudio.local import LocalStudio
@@ -34,6 +33,11 @@ from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.runs import handover
 from airflow_provider_smstudio.studio.runs.worker_loop import WorkerLoop
+
+if TYPE_CHECKING:
+    from benchmarks.cells import NO_LIMIT, Summary, machine
+else:  # run as a script, whose folder is searched
+    from cells import NO_LIMIT, Summary, machine
 
 LIMIT = 1.05
 """The highest median ratio of wall time and of client CPU that the project allows itself."""
@@ -72,13 +76,13 @@ class Client:
             write(server, path, body, **arguments)
             written.append(len(body))
 
-        JupyterServer.write_notebook = counted  # type: ignore[method-assign]  # counts, and passes on
+        JupyterServer.write_notebook = counted  # type: ignore[assignment, method-assign]  # it counts, too
 
     def run(self, job: Job) -> Measured:
         """Run one job."""
         variant = job["variant"].partition("#")[0]
         options = OPTIONS[variant]
-        handover.RunOptions = lambda **_: options  # type: ignore[misc, assignment]  # the job sets nothing
+        handover.RunOptions = lambda **_: options  # type: ignore[attr-defined, assignment]  # the job sets nothing
         watch = Stopwatch()
         key = job["output"] if variant != "none" else None
         wanted = RunSpec(job["notebook"], output_path=job["output"], run_key=key)
@@ -121,7 +125,7 @@ def _strip(runner: Any) -> None:
         save(loop, run, last=True) if last else run.postpone_save(time.monotonic())
 
     runner._kernel.ownership.rename = lambda name: True
-    WorkerLoop._save = only_last  # type: ignore[method-assign]
+    WorkerLoop._save = only_last  # type: ignore[assignment, method-assign]  # patched
 
 
 class Bench:

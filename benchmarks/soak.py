@@ -26,14 +26,18 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nbformat
-import soak_faults
-import soak_notebook
 from nbformat.v4 import new_code_cell, new_notebook
 
 from airflow_provider_smstudio.local import LocalStudio
+
+if TYPE_CHECKING:
+    from benchmarks import soak_faults, soak_notebook
+else:  # run as a script, whose folder is searched
+    import soak_faults
+    import soak_notebook
 
 WORKER = Path(__file__).resolve().parents[1] / "tests" / "helpers" / "worker_process.py"
 FLAVOURS = ("jupyterlab", "classic")
@@ -345,7 +349,7 @@ class Soak:
         began = time.monotonic()
         with ExitStack() as stack:
             threads = []
-            left = []
+            left: list[str] = []
             for flavour in self._options.flavour or FLAVOURS:
                 local = stack.enter_context(LocalStudio(flavour))
                 stack.enter_context(self._looked_over(local, left))

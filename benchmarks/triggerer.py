@@ -42,9 +42,14 @@ import psutil
 FAKE = Path(__file__).with_name("fake_studio.py")
 DUMMY = {"AWS_ACCESS_KEY_ID": "fake", "AWS_SECRET_ACCESS_KEY": "fake", "AWS_EC2_METADATA_DISABLED": "true"}
 UNWANTED = ("BUNDLE", "AWS_PROFILE", "AIRFLOW__", "AIRFLOW_CONN_")
-STUDIO = {"domain_id": "d-fake", "user_profile_name": "fake", "space_name": "fake", "app_type": "JupyterLab"}
-HOOK = {**STUDIO, "aws_conn_id": None, "region_name": "us-east-1", "studio_conn_id": None, "botocore_config": None}
 Found = dict[str, Any]
+STUDIO: Found = {
+    "domain_id": "d-fake",
+    "user_profile_name": "fake",
+    "space_name": "fake",
+    "app_type": "JupyterLab",
+}
+HOOK = {**STUDIO, "aws_conn_id": None, "region_name": "us-east-1", "studio_conn_id": None, "botocore_config": None}
 
 
 def stats_of(control: str) -> Found:
@@ -134,12 +139,12 @@ class Triggerer:
 
         notebook.EARLIEST_EVENT = 0
         trigger_class = notebook.SageMakerStudioNotebookTrigger
-        trigger_class.log = _nowhere()
+        trigger_class.log = _nowhere()  # type: ignore[assignment, method-assign]  # patched
         if self._options.no_shrink:
             async_websocket._shrink = lambda ws: None
         hook = {**HOOK, "verify": self._told["fake"]["ca"]}
         runs: list[Found] = json.loads(Path(self._told["handovers"]).read_text())
-        first = trigger_class(studio=hook, run=runs[0])
+        first = trigger_class(studio=hook, handover=runs[0])
         key = json.dumps(hook, sort_keys=True, default=str)
         async with hub.SharedResources.use() as shared, shared.studio(key, first._make_studio) as studio:
             await studio.call(studio.studio.session.renew)
@@ -149,7 +154,7 @@ class Triggerer:
             looking = asyncio.create_task(asyncio.to_thread(self._look, self._told["n"]))
             probing = asyncio.create_task(self._lags.probe())
             runs = json.loads(Path(self._told["handovers"]).read_text())
-            triggers = [trigger_class(studio=dict(hook), run=run, log_output=False) for run in runs]
+            triggers = [trigger_class(studio=dict(hook), handover=run, log_output=False) for run in runs]
             del runs
             ends = await asyncio.gather(*map(self._one, triggers))
             self._take_down(ends)

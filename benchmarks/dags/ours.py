@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import datetime, timedelta
+from typing import Any
 
 from airflow import DAG
 
@@ -18,7 +19,7 @@ STUDIO = {
     "aws_conn_id": None,
 }
 FIRST = datetime(2026, 9, 1)
-COMMON = {
+COMMON: dict[str, Any] = {
     "schedule": "@daily",
     "start_date": FIRST,
     "end_date": FIRST + timedelta(days=int(os.environ.get("BACKFILL_DAYS", "6")) - 1),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from datetime import datetime, timedelta
+from typing import Any
 
 from airflow import DAG
 from airflow.providers.papermill.operators.papermill import PapermillOperator
 
 DAY = "{{ (dag_run.logical_date or dag_run.run_after) | ds }}"
 FIRST = datetime(2026, 9, 1)
-COMMON = {
+COMMON: dict[str, Any] = {
     "schedule": "@daily",
     "start_date": FIRST,
     "end_date": FIRST + timedelta(days=int(os.environ.get("BACKFILL_DAYS", "6")) - 1),

@@ -15,7 +15,8 @@ import pytest
 
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.studio.runs.spec import RunResult
-from tests.helpers.dags_test import EXAMPLES, ROOT, plain_environment
+from tests.helpers import ROOT
+from tests.helpers.dags_test import EXAMPLES, plain_environment
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BIN = Path(sys.executable).parent

@@ -76,6 +76,7 @@ class Backfills:
         count: int,
         active: int,
         make_airflow: Callable[[Path, Path, Mapping[str, str]], AirflowStack] = _airflow,
+        /,
         **environment: str,
     ) -> Iterator[Backfills]:
         """Give it for a ``with`` block; afterwards nothing of it is left.

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.helpers import ROOT
 
@@ -46,7 +47,7 @@ class DagRun:
     def text(self) -> str:
         return "\n".join(line for _, line in self.lines)
 
-    def query(self, sql: str) -> list[tuple[object, ...]]:
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(self.home / "airflow.db")) as database:
             return database.execute(sql).fetchall()
 

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol
 
 import psutil
@@ -104,9 +103,7 @@ class Postgres:
         self._run("pg_ctl", "-w", "-l", str(self._folder / "log"), "-o", options, "start")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._run("pg_ctl", "-w", "-m", "immediate", "stop")
         shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,18 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(handover, "RunOptions", options)
 
 
-def at(moment: str, bench: Bench, fault: Callable[[], None]) -> Callable[[ev.Event], None]:
+def set_options(patch: pytest.MonkeyPatch, **changes: Any) -> None:
+    """Set some options of all runs, after what else has set some."""
+    before = handover.RunOptions  # type: ignore[attr-defined]  # may be replaced already
+
+    def options(**given: Any) -> RunOptions:
+        found: RunOptions = before(**{**given, **changes})
+        return found
+
+    patch.setattr(handover, "RunOptions", options)
+
+
+def at(moment: str, bench: Bench, fault: Callable[[], object]) -> Callable[[ev.Event], None]:
     """Return a listener that lets a fault happen once, at a moment of the run.
 
     The listener is called by the thread that drives the run, so while it waits nobody reads the websocket.

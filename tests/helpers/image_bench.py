@@ -8,10 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from airflow_provider_smstudio.studio.execution.options import RunOptions
-from airflow_provider_smstudio.studio.runs import handover
 from tests.helpers.bench import Bench
-from tests.helpers.faults import hurry, wait_for
+from tests.helpers.faults import hurry, set_options, wait_for
 
 CRASH_OPTIONS = {"crash_check_after": 3.0}
 """Run options by which a crash that the server does not tell is noticed in seconds."""
@@ -22,12 +20,7 @@ CRASH_LIMIT = 20.0
 def hurry_all(patch: pytest.MonkeyPatch) -> None:
     """Shorten the limits as the fault matrix does, and the one for a crash that nobody tells of."""
     hurry(patch)
-    quick = handover.RunOptions
-
-    def options(**given: object) -> RunOptions:
-        return quick(**{**given, **CRASH_OPTIONS})  # type: ignore[arg-type]  # passed on as they are
-
-    patch.setattr(handover, "RunOptions", options)
+    set_options(patch, **CRASH_OPTIONS)
 
 
 def stays(seconds: float, then: str = "") -> str:

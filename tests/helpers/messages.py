@@ -230,7 +230,9 @@ def question(message):
         return "count"
     if "m.install(" in expression:
         return "install"
-    operation, arguments = re.search(r"m\.answer\('(\w+)', (.*?)\)", expression).groups()
+    match = re.search(r"m\.answer\('(\w+)', (.*?)\)", expression)
+    assert match is not None
+    operation, arguments = match.groups()
     parts = [part.strip("'") for part in arguments.split(", ")]
     return " ".join([operation, *(parts if operation == "refuse" else parts[:-1])])  # the last is a size
 

@@ -16,6 +16,9 @@ from collections import Counter, deque
 from copy import deepcopy
 from datetime import timedelta
 from types import SimpleNamespace
+from typing import Any
+
+from nbformat import NotebookNode
 
 from airflow_provider_smstudio.studio.errors import ConnectionLostError
 from airflow_provider_smstudio.studio.execution import events as ev
@@ -78,10 +81,10 @@ class Kernel:
         self.tells_aside = (
             tells_aside  # whether it is idle after a request that it does not handle; ipykernel 6 not
         )
-        self.queue = deque()
+        self.queue: deque[Any] = deque()
         self.busy = self.wedged = False
         self.count = 0
-        self.ran = Counter()
+        self.ran: Counter[str] = Counter()
         self.hooks = hooks()
         self.record = None
 
@@ -202,13 +205,13 @@ class Server:
         self.replays, self.limits, self.late = replays, limits, late
         self.late_until = 0.0
         self.taken = set()
-        self.strangers = frozenset()
+        self.strangers: frozenset[str] = frozenset()
         self.open = False
         self.noticed = True
         self.generation = 0
         self.kept = []
         self.under_way = []
-        self.latest = Counter()
+        self.latest: Counter[tuple[str, str]] = Counter()
         self.dropping = 0
 
     def connect(self, *, fresh=False):
@@ -336,13 +339,13 @@ class World:
         self.prepared = prepared(*sources)
         saved_run.begin(self.prepared, WHO, "digest")
         self.options = RunOptions(**{"reconnect_timeout": 10**6, **(options or {})})
-        self.disk = None
+        self.disk: NotebookNode
         self.announced = None
         self.incarnation = 0
         self.saving = False
         self.shown = []
         self.link_up = False
-        self.run = None
+        self.run: NotebookRun  # made by each begin()
         seconds = sum(cell["seconds"] for cell in self.cells) + 2
         for _ in range(self.random.choice([0, 1, 2, 4, 8])):
             kinds = [self.break_link, self.break_link, self.break_link, self.reopen]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
@@ -37,7 +37,7 @@ class Door:
         return sum(asked == path for _, asked, _ in self.asked)
 
 
-def html(text: str = "<html>", status: int = 200, **headers: str) -> Answer:
+def html(text: str = "<html>", status: int = 200, headers: Mapping[str, str] = {}) -> Answer:
     return status, {"Content-Type": "text/html", **headers}, text
 
 
@@ -45,7 +45,7 @@ def data(value: object, status: int = 200) -> Answer:
     return status, {"Content-Type": "application/json"}, json.dumps(value)
 
 
-def to(url: str, **headers: str) -> Answer:
+def to(url: str, headers: Mapping[str, str] = {}) -> Answer:
     return 302, {"Location": url, **headers}, ""
 
 

@@ -13,6 +13,7 @@ import logging
 import signal
 import sys
 from dataclasses import replace
+from typing import Any
 
 import boto3
 
@@ -32,7 +33,11 @@ def main() -> None:
     for name, value in asked.get("channel", {}).items():
         setattr(websocket, name, value)
     quick = RunOptions(**asked.get("run_options", {}))
-    handover.RunOptions = lambda **given: replace(quick, **given)
+
+    def options(**given: Any) -> RunOptions:
+        return replace(quick, **given)
+
+    handover.RunOptions = options  # type: ignore[attr-defined, assignment]  # patched
     studio = Studio(boto3.client("sagemaker"), **asked["options"])
     live = RunLog(lambda level, line: say(line))
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from airflow_provider_smstudio._compat import BaseTrigger
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator
-from tests.provider.running import TaskInstance, operator
+from tests.provider.running import TaskInstance, context_with, operator
 
-try:
-    from airflow.sdk.exceptions import TaskDeferred
-except ImportError:
-    from airflow.exceptions import TaskDeferred
+if TYPE_CHECKING:
+    from airflow.sdk.exceptions import TaskDeferred as TaskDeferred
+else:
+    try:
+        from airflow.sdk.exceptions import TaskDeferred
+    except ImportError:
+        from airflow.exceptions import TaskDeferred
 
 CLASSIC = "python3__SAGEMAKER_INTERNAL__arn:aws:sagemaker:us-east-1:081325390199:image/datascience-1.0"
 SLOW = "import time\ntime.sleep(2)"
@@ -30,7 +33,7 @@ def deferrable(local: LocalStudio, path: str, **arguments: Any) -> SageMakerStud
 
 def defer(task: Any, ti: TaskInstance) -> TaskDeferred:
     with pytest.raises(TaskDeferred) as deferred:
-        task.execute({"ti": ti})
+        task.execute(context_with(ti))
     assert deferred.value.method_name == "execute_complete"
     return deferred.value
 

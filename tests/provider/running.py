@@ -7,11 +7,12 @@ import time
 import uuid
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import nbformat
 from nbformat.v4 import new_code_cell, new_notebook
 
+from airflow_provider_smstudio._compat import Context
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator
 
@@ -27,6 +28,11 @@ class TaskInstance(SimpleNamespace):
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = value
+
+
+def context_with(ti: object, **more: object) -> Context:
+    """Return a task's context with what stands for its task instance."""
+    return cast("Context", {"ti": ti, **more})
 
 
 def write(local: LocalStudio, *sources: str | nbformat.NotebookNode, kernel: str = "python3") -> str:
@@ -65,7 +71,8 @@ def when_the_cell_runs(local: LocalStudio, notebook_path: str, act: Callable[[],
 RUNNING = "import time\nprint('on', flush=True)\nopen('running', 'w').close()\ntime.sleep(60)"
 
 
-def executed(local: LocalStudio, path: str) -> nbformat.NotebookNode:
+def executed(local: LocalStudio, path: str | None) -> nbformat.NotebookNode:
+    assert path is not None
     return nbformat.read(local.home / path, as_version=4)
 
 

@@ -30,7 +30,7 @@ from airflow_provider_smstudio.studio.sagemaker import app_start, app_stop
 from airflow_provider_smstudio.triggers import app_change
 from airflow_provider_smstudio.triggers.app_change import SageMakerStudioAppChangeTrigger
 from tests.provider.deferring import defer, fire, rebuilt
-from tests.provider.running import TaskInstance
+from tests.provider.running import TaskInstance, context_with
 
 try:
     from airflow.sdk import DAG
@@ -86,7 +86,7 @@ def stop(local: LocalStudio, **arguments: Any) -> SageMakerStudioStopAppOperator
 
 
 def test_start_and_stop(stopped_lab: LocalStudio, log: pytest.LogCaptureFixture) -> None:
-    context: Any = {"ti": TaskInstance()}
+    context = context_with(TaskInstance())
     assert start(stopped_lab).execute(context) == {
         "text": "the JupyterLab app of space 'demo-space' runs",
         "started": True,
@@ -101,8 +101,8 @@ def test_start_and_stop(stopped_lab: LocalStudio, log: pytest.LogCaptureFixture)
 
 
 def test_the_hold_is_the_dag_runs(stopped_lab: LocalStudio) -> None:
-    one: Any = {"ti": TaskInstance(run_id="one")}
-    two: Any = {"ti": TaskInstance(run_id="two", dag_id="another")}
+    one = context_with(TaskInstance(run_id="one"))
+    two = context_with(TaskInstance(run_id="two", dag_id="another"))
     start(stopped_lab).execute(one)
     assert start(stopped_lab).execute(two)["started"] is False
     assert stop(stopped_lab).execute(one) == {
@@ -113,8 +113,9 @@ def test_the_hold_is_the_dag_runs(stopped_lab: LocalStudio) -> None:
 
 
 def test_or_whose_it_is_said_to_be(stopped_lab: LocalStudio) -> None:
-    start(stopped_lab, holder="all of us").execute({"ti": TaskInstance(run_id="one")})
-    assert stop(stopped_lab, holder="all of us").execute({"ti": TaskInstance(run_id="two")})["stopped"] is True
+    start(stopped_lab, holder="all of us").execute(context_with(TaskInstance(run_id="one")))
+    found = stop(stopped_lab, holder="all of us").execute(context_with(TaskInstance(run_id="two")))
+    assert found["stopped"] is True
 
 
 def test_both_halves(stopped_lab: LocalStudio, log: pytest.LogCaptureFixture) -> None:
@@ -126,20 +127,20 @@ def test_both_halves(stopped_lab: LocalStudio, log: pytest.LogCaptureFixture) ->
     assert deferred.timeout is not None
     trigger = rebuilt(deferred)
     event = fire(trigger)
-    assert begin.execute_complete({"ti": ti}, event) == {
+    assert begin.execute_complete(context_with(ti), event) == {
         "text": "the JupyterLab app of space 'demo-space' runs",
         "started": True,
         "instance_type": "ml.t3.medium",
     }
     end = stop(stopped_lab, deferrable=True)
     event = fire(rebuilt(defer(end, ti)))
-    assert end.execute_complete({"ti": ti}, event)["stopped"] is True
+    assert end.execute_complete(context_with(ti), event)["stopped"] is True
     assert stopped_lab.app_status == "Deleted"
     assert [secret for secret in stopped_lab.secrets() if secret in json.dumps(event)] == []
 
 
 def test_what_is_ready_is_not_deferred(lab: LocalStudio) -> None:
-    context: Any = {"ti": TaskInstance()}
+    context = context_with(TaskInstance())
     assert start(lab, deferrable=True).execute(context)["started"] is False
     assert "was not started by this provider" in stop(lab, deferrable=True).execute(context)["text"]
 
@@ -160,20 +161,20 @@ def test_a_triggerer_that_is_replaced_goes_on(stopped_lab: LocalStudio) -> None:
         task.cancel()
 
     asyncio.run(killed())
-    assert begin.execute_complete({"ti": ti}, fire(rebuilt(deferred)))["started"] is True
+    assert begin.execute_complete(context_with(ti), fire(rebuilt(deferred)))["started"] is True
 
 
 def test_a_failed_start_tells_its_reason(stopped_lab: LocalStudio) -> None:
     stopped_lab.switches.app_start_failure = "ConfigurationError: LifecycleConfig"
     with pytest.raises(AppFailedError, match="has failed to start: ConfigurationError"):
-        start(stopped_lab).execute({"ti": TaskInstance()})
+        start(stopped_lab).execute(context_with(TaskInstance()))
     stopped_lab.switches.app_start_delay = 1.0
     stopped_lab.stop_app()
     ti, begin = TaskInstance(), start(stopped_lab, deferrable=True)
     event = fire(rebuilt(defer(begin, ti)))
     assert event["status"] == "error"
     with pytest.raises(AppFailedError, match="has failed to start: ConfigurationError"):
-        begin.execute_complete({"ti": ti}, event)
+        begin.execute_complete(context_with(ti), event)
 
 
 def test_no_capacity_in_the_trigger(stopped_lab: LocalStudio) -> None:
@@ -183,19 +184,19 @@ def test_no_capacity_in_the_trigger(stopped_lab: LocalStudio) -> None:
     begin = start(
         stopped_lab, deferrable=True, instance_type="ml.g5.48xlarge", fallback_instance_types=["ml.g5.2xlarge"]
     )
-    found = begin.execute_complete({"ti": ti}, fire(rebuilt(defer(begin, ti))))
+    found = begin.execute_complete(context_with(ti), fire(rebuilt(defer(begin, ti))))
     assert found["instance_type"] == "ml.g5.2xlarge"
 
 
 def test_timeout(stopped_lab: LocalStudio) -> None:
     stopped_lab.switches.app_start_delay = 20.0
     with pytest.raises(AirflowTaskTimeout, match="is starting, after 1 s"):
-        start(stopped_lab, timeout=1).execute({"ti": TaskInstance()})
+        start(stopped_lab, timeout=1).execute(context_with(TaskInstance()))
     ti, begin = TaskInstance(), start(stopped_lab, timeout=1, deferrable=True)
     event = fire(rebuilt(defer(begin, ti)))
     assert event["status"] == "timeout"
     with pytest.raises(AirflowTaskTimeout, match="is starting, and the timeout has passed"):
-        begin.execute_complete({"ti": ti}, event)
+        begin.execute_complete(context_with(ti), event)
 
 
 def test_throttling_is_waited_out(stopped_lab: LocalStudio, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,13 +222,13 @@ def test_throttling_is_waited_out(stopped_lab: LocalStudio, monkeypatch: pytest.
 
     trigger._make_studio = make
     monkeypatch.setattr(app_change, "_LONGEST_PAUSE", 0.1)
-    assert begin.execute_complete({"ti": ti}, fire(trigger))["started"] is True
+    assert begin.execute_complete(context_with(ti), fire(trigger))["started"] is True
 
 
 def test_an_event_that_means_nothing(lab: LocalStudio) -> None:
     for event in (None, {"status": "?"}):
         with pytest.raises(StudioError, match="unknown status"):
-            start(lab).execute_complete({"ti": TaskInstance()}, event)
+            start(lab).execute_complete(context_with(TaskInstance()), event)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ def test_an_event_that_means_nothing(lab: LocalStudio) -> None:
 )
 def test_bad_input(lab: LocalStudio, make: Any, wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
-        make(lab, **wrong).execute({"ti": TaskInstance()})
+        make(lab, **wrong).execute(context_with(TaskInstance()))
 
 
 def test_every_documented_parameter_is_templated_or_plain() -> None:
@@ -265,6 +266,8 @@ def test_the_group_puts_tasks_between() -> None:
         before >> one
         two >> after
     begin, end = dag.get_task("start_studio_app"), dag.get_task("stop_studio_app")
+    assert isinstance(begin, SageMakerStudioStartAppOperator)
+    assert isinstance(end, SageMakerStudioStopAppOperator)
     assert begin.is_setup
     assert end.is_teardown
     assert (begin.hold_hours, end.linger, begin.studio_conn_id, end.studio_conn_id) == (2, 5, "mine", "mine")
@@ -286,6 +289,6 @@ def test_a_notebook_without_its_app_names_the_task_that_starts_it(
         alone = SageMakerStudioNotebookOperator(task_id="alone", notebook_path="a.ipynb", **where(stopped_lab))
     for task in (two, alone):
         with pytest.raises(AppNotReadyError, match="is stopped"):
-            task.execute({"ti": TaskInstance()})
+            task.execute(context_with(TaskInstance()))
     told = [record.getMessage() for record in caplog.records if "clear that task" in record.getMessage()]
     assert told == ["if start_studio_app started the app, clear that task as well, or clear the whole DAG run"]

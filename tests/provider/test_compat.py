@@ -12,6 +12,7 @@ import pytest
 
 import airflow_provider_smstudio
 from airflow_provider_smstudio import _compat
+from tests.provider.running import context_with
 
 PACKAGE = Path(airflow_provider_smstudio.__file__).parent
 EARLY = datetime(2026, 11, 1, tzinfo=timezone.utc)
@@ -70,16 +71,16 @@ def test_parsing_a_dag_imports_neither_boto_nor_the_studio_client():
 
 def test_first_started_of_a_rescheduled_task_is_the_first_try_on_airflow_3():
     ti = SimpleNamespace(get_first_reschedule_date=lambda context: EARLY, start_date=LATE)
-    assert _compat.first_started({"ti": ti}) == EARLY
+    assert _compat.first_started(context_with(ti)) == EARLY
 
 
 def test_first_started_of_a_task_that_was_never_rescheduled_is_its_start():
     ti = SimpleNamespace(get_first_reschedule_date=lambda context: None, start_date=LATE)
-    assert _compat.first_started({"ti": ti}) == LATE
+    assert _compat.first_started(context_with(ti)) == LATE
 
 
 def test_first_started_on_airflow_2_is_the_start_date_that_airflow_restored():
-    assert _compat.first_started({"ti": SimpleNamespace(start_date=EARLY)}) == EARLY
+    assert _compat.first_started(context_with(SimpleNamespace(start_date=EARLY))) == EARLY
 
 
 def test_first_started_is_unknown_outside_of_a_task():
@@ -119,5 +120,5 @@ def test_a_triggerer_asks_once_before_it_has_to_know(monkeypatch, told):
     monkeypatch.setattr(_compat, "BaseTrigger", Trigger)
     monkeypatch.setattr(_compat, "is_deferred", is_deferred)
     for _ in range(2):
-        asyncio.run(_compat.get_ready_to_ask("trigger"))
+        asyncio.run(_compat.get_ready_to_ask("trigger"))  # type: ignore[arg-type]  # it is only passed on
     assert asked == ([] if told else ["trigger"])

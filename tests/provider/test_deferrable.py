@@ -30,7 +30,7 @@ from airflow_provider_smstudio.triggers import notebook as triggers
 from airflow_provider_smstudio.triggers.app import SageMakerStudioAppTrigger
 from airflow_provider_smstudio.triggers.notebook import SageMakerStudioNotebookTrigger
 from tests.provider.deferring import SLOW, TaskDeferred, defer, deferrable, fire, rebuilt
-from tests.provider.running import RUNNING, TaskInstance, assert_clean, executed, operator, write
+from tests.provider.running import RUNNING, TaskInstance, assert_clean, context_with, executed, operator, write
 
 pytestmark = pytest.mark.usefixtures("no_waiting")
 
@@ -59,7 +59,7 @@ def test_both_halves(studio: LocalStudio, log: pytest.LogCaptureFixture) -> None
     event = fire(rebuilt(deferred))
     assert "live" not in json.dumps(event)
     assert any(record.getMessage() == "live" for record in log.records)
-    result = task.execute_complete({"ti": ti}, event)
+    result = task.execute_complete(context_with(ti), event)
     assert result["status"] == "success"
     assert (result["cells"], result["cells_executed"]) == (3, 3)
     assert executed(studio, result["output_path"]).cells[2].outputs[0]["text"] == "done 1\n"
@@ -70,14 +70,14 @@ def test_values_become_xcoms(lab: LocalStudio) -> None:
     show = "display({'application/json': [1, 2]}, metadata={'smstudio': {'name': 'customers'}}, raw=True)"
     path, ti = write(lab, show, SLOW), TaskInstance()
     task = deferrable(lab, path)
-    result = task.execute_complete({"ti": ti}, fire(rebuilt(defer(task, ti))))
+    result = task.execute_complete(context_with(ti), fire(rebuilt(defer(task, ti))))
     assert result["values"] == {"customers": [1, 2]}
     assert ti.xcoms["customers"] == [1, 2]
 
 
 def test_short_work_is_never_deferred(lab: LocalStudio) -> None:
     task = deferrable(lab, write(lab, "print('short')"), defer_after="60")
-    assert task.execute({"ti": TaskInstance()})["status"] == "success"
+    assert task.execute(context_with(TaskInstance()))["status"] == "success"
     assert_clean(lab)
 
 
@@ -88,7 +88,7 @@ def test_default_of_airflow(lab: LocalStudio) -> None:
 @pytest.mark.parametrize("wrong", [-1, "soon", None])
 def test_bad_defer_after(lab: LocalStudio, wrong: object) -> None:
     with pytest.raises(ValueError, match="defer_after must be a number of seconds"):
-        deferrable(lab, write(lab, "1"), defer_after=wrong).execute({"ti": TaskInstance()})
+        deferrable(lab, write(lab, "1"), defer_after=wrong).execute(context_with(TaskInstance()))
 
 
 def test_a_failing_notebook(studio: LocalStudio, log: pytest.LogCaptureFixture) -> None:
@@ -99,7 +99,7 @@ def test_a_failing_notebook(studio: LocalStudio, log: pytest.LogCaptureFixture) 
     assert "Traceback" not in json.dumps(event)
     assert any("KeyError" in record.getMessage() and "Traceback" in record.getMessage() for record in log.records)
     with pytest.raises(CellError, match=r"cell 2/2 raised KeyError: 'nope'") as caught:
-        task.execute_complete({"ti": ti}, event)
+        task.execute_complete(context_with(ti), event)
     assert caught.value.source == "raise KeyError('nope')"
     assert "Traceback" in caught.value.traceback
     assert caught.value.cell_number == 2
@@ -111,14 +111,14 @@ def test_a_failing_notebook_that_cannot_be_read_again(lab: LocalStudio) -> None:
     event = fire(rebuilt(defer(task, TaskInstance())))
     lab.stop_app()
     with pytest.raises(CellError, match="cell 2/2 raised ZeroDivisionError"):
-        task.execute_complete({"ti": TaskInstance()}, event)
+        task.execute_complete(context_with(TaskInstance()), event)
 
 
 def test_a_lost_kernel(lab: LocalStudio) -> None:
     task = deferrable(lab, write(lab, f"{SLOW}\nimport os; os._exit(1)"))
     event = fire(rebuilt(defer(task, TaskInstance())))
     with pytest.raises(KernelDiedError, match="memory"):
-        task.execute_complete({"ti": TaskInstance()}, event)
+        task.execute_complete(context_with(TaskInstance()), event)
     assert_clean(lab)
 
 
@@ -131,20 +131,20 @@ def test_execution_timeout(studio: LocalStudio) -> None:
     event = fire(rebuilt(deferred))
     assert time.monotonic() - began < 15
     with pytest.raises(AirflowTaskTimeout, match="execution_timeout"):
-        task.execute_complete({"ti": ti}, event)
+        task.execute_complete(context_with(ti), event)
     assert_clean(studio)
 
 
 @pytest.mark.parametrize("event", [None, {}, {"status": "running"}])
 def test_an_event_that_means_nothing(lab: LocalStudio, event: dict[str, Any] | None) -> None:
     with pytest.raises(StudioError, match="unknown status"):
-        deferrable(lab, "x.ipynb").execute_complete({"ti": TaskInstance()}, event)
+        deferrable(lab, "x.ipynb").execute_complete(context_with(TaskInstance()), event)
 
 
 def test_an_unknown_outcome_is_not_tried_again(lab: LocalStudio) -> None:
     event = {"status": "error", "error": {"type": "UnknownOutcomeError", "message": "who knows", "fields": {}}}
     with pytest.raises(AirflowFailException, match="who knows"):
-        deferrable(lab, "x.ipynb").execute_complete({"ti": TaskInstance()}, event)
+        deferrable(lab, "x.ipynb").execute_complete(context_with(TaskInstance()), event)
 
 
 def test_no_secret_is_kept(
@@ -313,7 +313,7 @@ class TestSensor:
 
         event = asyncio.run(scenario())
         assert event == {"status": "success"}
-        assert sensor.execute_complete({}, event) is None
+        assert sensor.execute_complete({}, event) is None  # type: ignore[func-returns-value]  # is tested
 
     def test_a_stopped_app_fails_at_once(self, lab: LocalStudio) -> None:
         lab.stop_app()
@@ -361,7 +361,7 @@ class TestSensor:
                     raise ControlPlaneError("slow down", operation="DescribeApp", code="ThrottlingException")
                 return check()
 
-            studio.check_ready = throttled
+            studio.check_ready = throttled  # type: ignore[method-assign]  # patched
             return studio
 
         trigger._make_studio = make  # type: ignore[method-assign]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 from contextlib import closing
+from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
@@ -12,8 +13,9 @@ from airflow_provider_smstudio import _compat, _secrets
 from airflow_provider_smstudio.hooks.studio import SageMakerStudioHook
 from airflow_provider_smstudio.studio import client as studio_client
 from airflow_provider_smstudio.studio.errors import ControlPlaneError, InvalidInputError
+from airflow_provider_smstudio.studio.sagemaker.control_plane import AppState
 
-GIVEN = {"domain_id": "d-abc123", "user_profile_name": "jane", "space_name": "lab"}
+GIVEN: dict[str, Any] = {"domain_id": "d-abc123", "user_profile_name": "jane", "space_name": "lab"}
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def test_app_type_of_an_argument_overrides_the_connection(connection):
 
 def test_an_empty_string_counts_as_not_given(connection):
     conn_id = connection(host="d-conn", login="joe", extra={"space_name": "s", "aws_conn_id": "other"})
-    empty = dict.fromkeys(
+    empty: dict[str, Any] = dict.fromkeys(
         ("domain_id", "user_profile_name", "space_name", "app_type", "aws_conn_id", "region_name"), ""
     )
     assert SageMakerStudioHook(conn_id, **empty).settings == SageMakerStudioHook(conn_id).settings
@@ -241,7 +243,7 @@ def test_no_secret_in_repr(connection):
 
 @pytest.fixture
 def hook(studio_class):
-    studio_class.return_value.describe_app.return_value = studio_client.AppState("InService", None)
+    studio_class.return_value.describe_app.return_value = AppState("InService", None)
     return SageMakerStudioHook(**GIVEN)
 
 
@@ -284,7 +286,7 @@ def test_test_connection_tells_all_that_it_found(hook, api):
 
 
 def test_test_connection_of_classic_looks_at_no_space(studio_class):
-    studio_class.return_value.describe_app.return_value = studio_client.AppState("Pending", None)
+    studio_class.return_value.describe_app.return_value = AppState("Pending", None)
     hook = SageMakerStudioHook(domain_id="d-abc123", user_profile_name="jane", app_type="JupyterServer")
     with Stubber(hook.sagemaker_client) as api:
         _answer(api, DOMAIN)
@@ -303,7 +305,7 @@ def test_test_connection_of_classic_looks_at_no_space(studio_class):
     ],
 )
 def test_test_connection_tells_the_apps_state(hook, api, studio_class, status, reason, text):
-    studio_class.return_value.describe_app.return_value = studio_client.AppState(status, reason)
+    studio_class.return_value.describe_app.return_value = AppState(status, reason)
     for call in (DOMAIN, PROFILE, SPACE):
         _answer(api, call)
     good, found = hook.test_connection()

@@ -10,6 +10,7 @@ from airflow_provider_smstudio.links import notebook
 from airflow_provider_smstudio.links.notebook import SageMakerStudioNotebookLink
 from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
+from tests.provider.running import context_with
 
 LAB = "https://abc123.studio.eu-west-1.sagemaker.aws/jupyterlab/default"
 CLASSIC = "https://d-abc.studio.eu-west-1.sagemaker.aws/jupyter/default"
@@ -27,12 +28,12 @@ def test_url_of_the_executed_notebook_may_be_stored(base, path, url):
     session = create_autospec(StudioSession, instance=True, base_url=base)
     assert JupyterServer(session).output_url(path) == url
     ti = Mock(spec_set=["xcom_push"])
-    SageMakerStudioNotebookLink.persist({"ti": ti}, url)
+    SageMakerStudioNotebookLink.persist(context_with(ti), url)
 
 
 def test_persist_pushes_the_key_that_airflow_3_reads():
     ti = Mock(spec_set=["xcom_push"])
-    SageMakerStudioNotebookLink.persist({"ti": ti}, f"{LAB}/lab/tree/x.ipynb")
+    SageMakerStudioNotebookLink.persist(context_with(ti), f"{LAB}/lab/tree/x.ipynb")
     ti.xcom_push.assert_called_once_with(key="_link_SageMakerStudioNotebookLink", value=f"{LAB}/lab/tree/x.ipynb")
     # Airflow 3 names the key after the class; 2.11 has no such property.
     own_key = getattr(SageMakerStudioNotebookLink(), "xcom_key", SageMakerStudioNotebookLink.XCOM_KEY)
@@ -51,7 +52,7 @@ def test_persist_pushes_the_key_that_airflow_3_reads():
 def test_persist_refuses_an_address_that_may_hold_a_token(url):
     ti = Mock(spec_set=["xcom_push"])
     with pytest.raises(ValueError, match="plain address") as raised:
-        SageMakerStudioNotebookLink.persist({"ti": ti}, url)
+        SageMakerStudioNotebookLink.persist(context_with(ti), url)
     assert "eyJhbGci" not in str(raised.value)
     ti.xcom_push.assert_not_called()
 
@@ -62,7 +63,8 @@ def test_get_link_reads_what_persist_stored(monkeypatch, stored, link):
     xcom.get_value.return_value = stored
     monkeypatch.setattr(notebook, "XCom", xcom)
     key = SimpleNamespace(dag_id="d", task_id="t", run_id="r", map_index=-1)
-    assert SageMakerStudioNotebookLink().get_link(None, ti_key=key) == link
+    found = SageMakerStudioNotebookLink()
+    assert found.get_link(None, ti_key=key) == link  # type: ignore[arg-type]  # no operator is asked
     xcom.get_value.assert_called_once_with(ti_key=key, key="_link_SageMakerStudioNotebookLink")
 
 

@@ -41,6 +41,7 @@ from tests.provider.running import (
     RUNNING,
     TaskInstance,
     assert_clean,
+    context_with,
     executed,
     operator,
     when_the_cell_runs,
@@ -68,7 +69,7 @@ def test_runs_a_notebook_in_a_space(lab: LocalStudio, log: pytest.LogCaptureFixt
     )
     ti = TaskInstance()
     task = operator(lab, path, parameters={"day": date(2026, 11, 23)})
-    result = task.execute({"ti": ti})
+    result = task.execute(context_with(ti))
     json.dumps(result)
     assert result["status"] == "success"
     assert (result["cells"], result["cells_executed"], result["kernel_name"]) == (3, 3, "python3")
@@ -85,7 +86,7 @@ def test_runs_a_notebook_in_a_space(lab: LocalStudio, log: pytest.LogCaptureFixt
 
 def test_runs_a_notebook_in_classic(classic: LocalStudio) -> None:
     path = write(classic, "print(1)", kernel=CLASSIC_KERNEL)
-    result = operator(classic, path, instance_type="ml.m5.large").execute({"ti": TaskInstance()})
+    result = operator(classic, path, instance_type="ml.m5.large").execute(context_with(TaskInstance()))
     assert (result["kernel_name"], result["instance_type"]) == (CLASSIC_KERNEL, "ml.m5.large")
     assert_clean(classic)
 
@@ -102,12 +103,12 @@ def test_a_connection_says_which_studio(lab: LocalStudio, monkeypatch: pytest.Mo
     task = SageMakerStudioNotebookOperator(
         task_id="daily", notebook_path=write(lab, "print(1)"), studio_conn_id="my_studio", aws_conn_id=None
     )
-    assert task.execute({"ti": TaskInstance()})["status"] == "success"
+    assert task.execute(context_with(TaskInstance()))["status"] == "success"
 
 
 def test_output_lines_come_while_the_cell_runs(lab: LocalStudio, log: pytest.LogCaptureFixture) -> None:
     path = write(lab, "import time\nfor i in range(4):\n    print(f'step {i}')\n    time.sleep(0.4)")
-    operator(lab, path).execute({"ti": TaskInstance()})
+    operator(lab, path).execute(context_with(TaskInstance()))
     times = {record.getMessage(): record.created for record in log.records}
     end = next(moment for line, moment in times.items() if line.startswith("cell 1/1 done"))
     assert end - times["step 0"] > 1.0
@@ -116,7 +117,7 @@ def test_output_lines_come_while_the_cell_runs(lab: LocalStudio, log: pytest.Log
 
 def test_output_may_be_left_out_of_the_log(lab: LocalStudio, log: pytest.LogCaptureFixture) -> None:
     path = write(lab, "print('a' * 3 + 'b')")
-    operator(lab, path, log_output="False").execute({"ti": TaskInstance()})
+    operator(lab, path, log_output="False").execute(context_with(TaskInstance()))
     assert "aaab" not in lines(log)
     assert "cell 1/1: print('a' * 3 + 'b')" in lines(log)
 
@@ -125,7 +126,7 @@ def test_a_failing_cell_shows_source_and_traceback(lab: LocalStudio, log: pytest
     path = write(lab, "x = 1", "def deep():\n    return {}['missing']\ndeep()")
     ti = TaskInstance()
     with pytest.raises(CellError) as caught:
-        operator(lab, path).execute({"ti": ti})
+        operator(lab, path).execute(context_with(ti))
     shown = lines(log)
     assert any(line.startswith("cell 2/2 raised KeyError after") for line in shown)
     source = shown.index("---- source of cell 2 ----")
@@ -138,9 +139,9 @@ def test_a_failing_cell_shows_source_and_traceback(lab: LocalStudio, log: pytest
 
 def test_retries_write_to_the_same_place_and_mapped_tasks_to_their_own(lab: LocalStudio) -> None:
     path = write(lab, "print(1)")
-    first = operator(lab, path).execute({"ti": TaskInstance(run_id="r:1")})["output_path"]
-    again = operator(lab, path).execute({"ti": TaskInstance(run_id="r:1")})["output_path"]
-    names = {run_name({"ti": TaskInstance(run_id="r:1", map_index=index)}) for index in (-1, 0, 1)}
+    first = operator(lab, path).execute(context_with(TaskInstance(run_id="r:1")))["output_path"]
+    again = operator(lab, path).execute(context_with(TaskInstance(run_id="r:1")))["output_path"]
+    names = {run_name(context_with(TaskInstance(run_id="r:1", map_index=index))) for index in (-1, 0, 1)}
     assert first == again
     assert len(names) == 3
 
@@ -166,7 +167,7 @@ def test_arguments_rendered_to_text_work(lab: LocalStudio) -> None:
         upload_from="",
         parameters="",
     )
-    assert task.execute({"ti": TaskInstance()})["failed_cells"] == [1]
+    assert task.execute(context_with(TaskInstance()))["failed_cells"] == [1]
 
 
 @pytest.mark.parametrize(
@@ -191,18 +192,18 @@ def test_bad_arguments(lab: LocalStudio, arguments: dict[str, Any], message: str
     if "notebook_path" in arguments:
         task.notebook_path = arguments["notebook_path"]
     with pytest.raises(InvalidInputError, match=message):
-        task.execute({"ti": TaskInstance()})
+        task.execute(context_with(TaskInstance()))
     assert_clean(lab)
 
 
 def test_parameters_are_untrusted(lab: LocalStudio) -> None:
     path = write(lab, new_code_cell("who = ''", metadata={"tags": ["parameters"]}), "print(who)")
     evil = "'); open('owned', 'w').write('x'); ('\n\"\"\"\\"
-    result = operator(lab, path, parameters={"who": evil}).execute({"ti": TaskInstance()})
+    result = operator(lab, path, parameters={"who": evil}).execute(context_with(TaskInstance()))
     assert executed(lab, result["output_path"]).cells[2].outputs[0]["text"] == evil + "\n"
     assert not list(lab.home.rglob("owned"))
     with pytest.raises(ParameterError):
-        operator(lab, path, parameters={"who=1;x": evil}).execute({"ti": TaskInstance()})
+        operator(lab, path, parameters={"who=1;x": evil}).execute(context_with(TaskInstance()))
 
 
 def test_an_app_that_is_not_ready_names_the_sensor(lab: LocalStudio) -> None:
@@ -210,14 +211,15 @@ def test_an_app_that_is_not_ready_names_the_sensor(lab: LocalStudio) -> None:
     lab.stop_app()
     try:
         with pytest.raises(AppNotReadyError, match="demo-space.*is stopped.*SageMakerStudioAppSensor"):
-            operator(lab, path).execute({"ti": TaskInstance()})
+            operator(lab, path).execute(context_with(TaskInstance()))
     finally:
         lab.start_app()
 
 
 def test_a_cell_that_takes_too_long(lab: LocalStudio, log: pytest.LogCaptureFixture) -> None:
+    task = operator(lab, write(lab, "import time; time.sleep(60)"), cell_timeout=1)
     with pytest.raises(CellTimeoutError):
-        operator(lab, write(lab, "import time; time.sleep(60)"), cell_timeout=1).execute({"ti": TaskInstance()})
+        task.execute(context_with(TaskInstance()))
     assert any("cell 1/1 ended after 1." in line and "took longer than 1 s" in line for line in lines(log))
     assert_clean(lab)
 
@@ -236,7 +238,7 @@ def test_on_kill_from_a_signal_handler_ends_the_run(lab: LocalStudio) -> None:
     when_the_cell_runs(lab, path, lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
         with pytest.raises(RunKilledError, match="the task was killed") as caught:
-            task.execute({"ti": TaskInstance()})
+            task.execute(context_with(TaskInstance()))
     finally:
         signal.signal(signal.SIGTERM, previous)
     assert time.monotonic() - killed[0] < 5  # what Airflow 3 leaves a task after SIGTERM
@@ -265,7 +267,7 @@ def test_an_exception_from_a_signal_handler_ends_the_run(lab: LocalStudio) -> No
     when_the_cell_runs(lab, path, lambda: os.kill(os.getpid(), signal.SIGALRM))
     try:
         with pytest.raises(TaskEnded):
-            task.execute({"ti": TaskInstance()})
+            task.execute(context_with(TaskInstance()))
     finally:
         signal.signal(signal.SIGALRM, previous)
     assert time.monotonic() - killed[0] < 5
@@ -286,11 +288,11 @@ def test_a_worker_that_ends_leaves_the_run_to_the_next_try(
     task = operator(lab, path)
     when_the_cell_runs(lab, path, task.on_kill)
     with pytest.raises(RunTakenOverError, match="the next try continues it"):
-        task.execute({"ti": ti})
+        task.execute(context_with(ti))
     (kernel,) = lab.kernels()
 
     ti.try_number = 2
-    result = operator(lab, path).execute({"ti": ti})
+    result = operator(lab, path).execute(context_with(ti))
     assert result["resumed"]
     notebook = executed(lab, result["output_path"])
     assert [cell.outputs[0]["text"] for cell in notebook.cells] == ["on\noff\n", "end\n"]
@@ -316,7 +318,7 @@ def test_no_secret_in_what_airflow_keeps(
         task.parameters = {"class": 1}
     shown = ""
     try:
-        shown = repr(task.execute({"ti": ti}))
+        shown = repr(task.execute(context_with(ti)))
     except Exception as error:
         shown = "".join(traceback.format_exception(error)) + repr(vars(error))
     printed = capfd.readouterr()
@@ -329,7 +331,7 @@ def test_on_kill_before_and_after_a_run_is_harmless(lab: LocalStudio) -> None:
     task = operator(lab, write(lab, "print(1)"))
     task.on_kill()
     with pytest.raises(RunKilledError):
-        task.execute({"ti": TaskInstance()})
+        task.execute(context_with(TaskInstance()))
     task.on_kill()
     deadline = time.monotonic() + 10
     while lab.kernels() and time.monotonic() < deadline:
@@ -359,7 +361,7 @@ class TestLaterTries:
         ti = TaskInstance(try_number=1, max_tries=1)
         for ti.try_number in (1, 2):
             with pytest.raises(CellError):
-                operator(lab, path).execute({"ti": ti})
+                operator(lab, path).execute(context_with(ti))
             assert lab.sessions() == []
         assert len(set((lab.home / path).with_name("pids").read_text().split())) == 2
 
@@ -367,11 +369,11 @@ class TestLaterTries:
         path = write(lab, "open('pids', 'a').write(f'{__import__(\"os\").getpid()} ')", "1 / 0")
         ti = TaskInstance(try_number=1, max_tries=1)
         with pytest.raises(CellError):
-            operator(lab, path, resume="failed_cell").execute({"ti": ti})
+            operator(lab, path, resume="failed_cell").execute(context_with(ti))
         assert len(lab.sessions()) == 1
         ti.try_number = 2
         with pytest.raises(CellError):
-            operator(lab, path, resume="failed_cell").execute({"ti": ti})
+            operator(lab, path, resume="failed_cell").execute(context_with(ti))
         assert lab.sessions() == []
         assert len((lab.home / path).with_name("pids").read_text().split()) == 1
 
@@ -380,12 +382,12 @@ class TestLaterTries:
         for index in (0, 1):
             ti = TaskInstance(run_id="one", map_index=index, try_number=1, max_tries=1)
             with pytest.raises(CellError):
-                operator(lab, path, resume="failed_cell").execute({"ti": ti})
+                operator(lab, path, resume="failed_cell").execute(context_with(ti))
         assert len(lab.sessions()) == 2
         for index in (0, 1):
             ti = TaskInstance(run_id="one", map_index=index, try_number=2, max_tries=1)
             with pytest.raises(CellError):
-                operator(lab, path, resume="never").execute({"ti": ti})
+                operator(lab, path, resume="never").execute(context_with(ti))
         assert lab.sessions() == []
 
     def test_an_outcome_that_nobody_knows_is_not_tried_again(
@@ -396,7 +398,7 @@ class TestLaterTries:
 
         monkeypatch.setattr(NotebookRunner, "run", lost)
         with pytest.raises(AirflowFailException, match="the answer to cell 1/1 was lost"):
-            operator(lab, write(lab, "1")).execute({"ti": TaskInstance()})
+            operator(lab, write(lab, "1")).execute(context_with(TaskInstance()))
 
     @pytest.mark.parametrize(
         ("argument", "value", "words"),
@@ -410,9 +412,9 @@ class TestLaterTries:
     )
     def test_bad_choices_are_refused(self, lab: LocalStudio, argument: str, value: str, words: str) -> None:
         with pytest.raises(InvalidInputError, match=words):
-            operator(lab, write(lab, "1"), **{argument: value}).execute({"ti": TaskInstance()})
+            operator(lab, write(lab, "1"), **{argument: value}).execute(context_with(TaskInstance()))
 
     def test_templates_may_make_text_of_the_numbers(self, lab: LocalStudio) -> None:
         path = write(lab, "print('x' * 3_000_000)")
         texts = {"record_mib": "0", "reconnect_timeout": "60", "resume": "auto", "on_unknown_cell": "fail"}
-        assert operator(lab, path, **texts).execute({"ti": TaskInstance()})["status"] == "success"
+        assert operator(lab, path, **texts).execute(context_with(TaskInstance()))["status"] == "success"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import airflow
 import jsonschema
@@ -105,7 +106,7 @@ def form_modules(monkeypatch):
             self.label, self.description, self.default = label, description, default
             self.validators = validators
 
-    made = {
+    made: dict[str, dict[str, Any]] = {
         "wtforms": {"StringField": Field},
         "wtforms.validators": {"Optional": lambda: None, "any_of": list},
         "flask_babel": {"lazy_gettext": str},

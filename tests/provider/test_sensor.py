@@ -9,6 +9,7 @@ import sys
 import threading
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
@@ -26,8 +27,9 @@ from airflow_provider_smstudio.studio.errors import (
     ServerError,
     StudioError,
 )
+from tests.provider.running import context_with
 
-GIVEN = {"domain_id": "d-abc123", "user_profile_name": "jane", "space_name": "lab"}
+GIVEN: dict[str, Any] = {"domain_id": "d-abc123", "user_profile_name": "jane", "space_name": "lab"}
 
 
 def not_ready(status):
@@ -162,14 +164,14 @@ def test_log_tells_what_is_awaited_and_for_how_long(studio, monkeypatch, caplog)
     studio.check_ready.side_effect = [not_ready("Pending"), None]
     started = datetime.now(timezone.utc) - timedelta(minutes=2)
     with caplog.at_level(logging.INFO, logger="sensor-under-test"):
-        sensor().execute({"ti": SimpleNamespace(start_date=started)})
+        sensor().execute(context_with(SimpleNamespace(start_date=started)))
     waiting, ready = [text for text in caplog.messages if text.startswith(("Waiting", "Studio"))]
     assert re.fullmatch(r"Waiting for 0:02:0\d so far: the JupyterLab app of space 'lab' is Pending", waiting)
     assert re.fullmatch(r"Studio is ready after 0:02:0\d", ready)
 
 
 def test_arguments_reach_the_hook():
-    arguments = {
+    arguments: dict[str, Any] = {
         "studio_conn_id": "c",
         "domain_id": "d",
         "user_profile_name": "u",
@@ -238,9 +240,10 @@ def test_reschedule_mode_frees_the_worker(studio, monkeypatch):
         get_first_reschedule_date=lambda context: now,
     )
     with pytest.raises(AirflowException) as raised:
-        sensor(mode="reschedule", poke_interval=60).execute({"ti": ti})
-    assert type(raised.value).__name__ == "AirflowRescheduleException"
-    assert timedelta(0) < raised.value.reschedule_date - now < timedelta(seconds=90)
+        sensor(mode="reschedule", poke_interval=60).execute(context_with(ti))
+    error: Any = raised.value  # whose class is elsewhere in each Airflow
+    assert type(error).__name__ == "AirflowRescheduleException"
+    assert timedelta(0) < error.reschedule_date - now < timedelta(seconds=90)
     assert studio.close.call_count == 1
 
 

@@ -29,6 +29,7 @@ from tests.provider.running import (
     RUNNING,
     TaskInstance,
     assert_clean,
+    context_with,
     executed,
     operator,
     when_the_cell_runs,
@@ -205,7 +206,7 @@ def test_a_cell_that_prints_nothing_while_the_supervisor_goes(
     ti, parents = attempt(1, 1), [os.getppid()]
     with monkeypatch.context() as patch:
         patch.setattr(_task_process, "supervisor_pid", lambda: parents[0])
-        patch.setattr(_task_process.os, "getppid", lambda: parents[-1])
+        patch.setattr(os, "getppid", lambda: parents[-1])
         when_the_cell_runs(lab, path, lambda: parents.append(1))
         with pytest.raises(RunTakenOverError, match="the next try continues it"):
             operator(lab, path).execute(context_of(ti))
@@ -219,7 +220,7 @@ def test_the_supervisor_that_goes_in_the_last_try_takes_the_kernel_along(
     path = write(lab, RUNNING)
     parents = [os.getppid()]
     monkeypatch.setattr(_task_process, "supervisor_pid", lambda: parents[0])
-    monkeypatch.setattr(_task_process.os, "getppid", lambda: parents[-1])
+    monkeypatch.setattr(os, "getppid", lambda: parents[-1])
     when_the_cell_runs(lab, path, lambda: parents.append(1))
     with pytest.raises(RunKilledError, match="while cell 1/1 ran.*its supervisor is gone"):
         operator(lab, path).execute(context_of(attempt(2, 1)))
@@ -354,8 +355,8 @@ def test_series() -> None:
     assert series not in others
     assert retry_series(context_of(ti, None)) is None
     assert retry_series(context_of(ti, logical=STARTED)) is None  # dags test
-    assert retry_series({"ti": TaskInstance()}) is None
-    assert (retries(context_of(ti)), retries({"ti": TaskInstance()})) == (2, None)
+    assert retry_series(context_with(TaskInstance())) is None
+    assert (retries(context_of(ti)), retries(context_with(TaskInstance()))) == (2, None)
 
 
 @pytest.mark.parametrize("forbidden", [True, False])

@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import lazy_object_proxy
 import nbformat
@@ -20,19 +20,25 @@ from jinja2 import StrictUndefined
 from nbformat.v4 import new_code_cell, new_notebook
 
 from airflow_provider_smstudio import _values as values
+from airflow_provider_smstudio._compat import Context
 from airflow_provider_smstudio._run_name import run_name
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator
 from airflow_provider_smstudio.studio.errors import InvalidInputError, ParameterError
+from tests.provider.running import context_with
 
-try:
+if TYPE_CHECKING:
     from airflow.sdk import DAG, XComArg, literal
     from airflow.sdk.definitions.param import ParamsDict
-except ImportError:  # Airflow 2
-    from airflow import DAG
-    from airflow.models.param import ParamsDict
-    from airflow.models.xcom_arg import XComArg
-    from airflow.utils.template import literal
+else:
+    try:
+        from airflow.sdk import DAG, XComArg, literal
+        from airflow.sdk.definitions.param import ParamsDict
+    except ImportError:  # Airflow 2
+        from airflow import DAG
+        from airflow.models.param import ParamsDict
+        from airflow.models.xcom_arg import XComArg
+        from airflow.utils.template import literal
 
 UTC = timezone.utc
 DAY = pendulum.datetime(2026, 10, 1)
@@ -52,7 +58,7 @@ class Lazy(Sequence):
         return self.items[index]
 
 
-def context(**more: Any) -> dict[str, Any]:
+def context(**more: Any) -> Context:
     """A part of what a task instance's context holds."""
     run = SimpleNamespace(
         logical_date=datetime(2026, 10, 1, tzinfo=UTC),
@@ -64,7 +70,8 @@ def context(**more: Any) -> dict[str, Any]:
         {"top": 3, "rate": 1.0, "label": "1_000", "flag": True, "none": None, "tree": {"a": [1, {}]}}
     )
     given = {"data_interval_start": DAY, "data_interval_end": DAY.add(days=1), "logical_date": DAY}
-    return {"ds": "2026-10-01", "ds_nodash": "20261001", "dag_run": run, "params": params, **given, **more}
+    found = {"ds": "2026-10-01", "ds_nodash": "20261001", "dag_run": run, "params": params, **given, **more}
+    return cast("Context", found)
 
 
 def rendered(parameters: Any, *, native: bool = True, **more: Any) -> Any:
@@ -274,7 +281,7 @@ class TestInTheNotebook:
         ti = SimpleNamespace(
             dag_id="typed", task_id="report", run_id="r", map_index=-1, xcom_push=lambda **_: None
         )
-        result = task.execute({"ti": ti})
+        result = task.execute(context_with(ti))
         executed = nbformat.read(lab.home / result["output_path"], as_version=4)
         midnight = "datetime.datetime(2026, 10, 1, 0, 0, tzinfo=datetime.timezone.utc)"
         assert json.loads(executed.cells[2].outputs[0].text) == {
@@ -304,7 +311,7 @@ class TestInTheNotebook:
             with pytest.raises(
                 ParameterError, match=f"'x' cannot be written .*{type(value).__name__} has no literal"
             ):
-                self.operator(lab, path, parameters=parameters).execute({"ti": ti})
+                self.operator(lab, path, parameters=parameters).execute(context_with(ti))
         assert lab.sessions() == []
 
     def test_runs_whose_names_could_be_taken_for_each_other(self, lab: LocalStudio) -> None:
@@ -315,7 +322,7 @@ class TestInTheNotebook:
             ti = SimpleNamespace(dag_id=dag, task_id=task, run_id="scheduled__1", map_index=-1)
             ti.xcom_push = lambda **_: None
             outputs.append(
-                self.operator(lab, path, parameters={"x": min(x, 1)}).execute({"ti": ti})["output_path"]
+                self.operator(lab, path, parameters={"x": min(x, 1)}).execute(context_with(ti))["output_path"]
             )
         assert len(set(outputs)) == 2  # the same run again writes to the same place
         texts = [nbformat.read(lab.home / output, as_version=4).cells[2].outputs[0].text for output in outputs]
@@ -324,7 +331,7 @@ class TestInTheNotebook:
 
 
 def name(dag: str, task: str, run: str, index: int = -1) -> str:
-    return run_name({"ti": SimpleNamespace(dag_id=dag, task_id=task, run_id=run, map_index=index)})
+    return run_name(context_with(SimpleNamespace(dag_id=dag, task_id=task, run_id=run, map_index=index)))
 
 
 def test_a_runs_name_is_its_own() -> None:

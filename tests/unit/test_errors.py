@@ -6,18 +6,19 @@ import copy
 import inspect
 import pickle
 import re
+from typing import Any
 
 import pytest
 
 from airflow_provider_smstudio.studio import errors
 from airflow_provider_smstudio.studio.errors import CellError, KernelNotFoundError, StudioError
 
-CLASSES = {
+CLASSES: dict[str, type[Any]] = {
     name: value
     for name, value in vars(errors).items()
     if inspect.isclass(value) and issubclass(value, BaseException) and value.__module__ == errors.__name__
 }
-FIELDS = {
+FIELDS: dict[str, dict[str, object]] = {
     "ParameterError": {"parameter": "a"},
     "NotebookNotFoundError": {"path": "a.ipynb"},
     "NotANotebookError": {"path": "a.ipynb"},
@@ -64,7 +65,8 @@ def drawing():
 
 
 def test_the_tree_is_as_drawn():
-    drawn, path = {}, []
+    drawn: dict[str, list[str]] = {}
+    path: list[str] = []
     for depth, name, other in drawing():
         del path[depth:]
         drawn[name] = [path[-1] if path else "Exception", *([other] if other else [])]

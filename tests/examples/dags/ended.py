@@ -2,6 +2,7 @@
 
 import os
 from datetime import datetime, timedelta
+from typing import Any
 
 from airflow import DAG
 
@@ -11,7 +12,7 @@ STUDIO = {
     name: os.environ[f"SMSTUDIO_{name.upper()}"] for name in ("domain_id", "user_profile_name", "space_name")
 }
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "interrupted": {},
     "interrupted_deferred": {"deferrable": True, "defer_after": 0},
     "timed_out": {"execution_timeout": timedelta(seconds=20)},

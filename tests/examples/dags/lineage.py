@@ -2,17 +2,21 @@
 
 import os
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from airflow import DAG
 
 from airflow_provider_smstudio.assets import notebook_uri
 from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator
 
-try:
+if TYPE_CHECKING:
     from airflow.sdk import Asset, AssetAlias
-except ImportError:  # 2.11
-    from airflow.datasets import Dataset as Asset
-    from airflow.datasets import DatasetAlias as AssetAlias
+else:
+    try:
+        from airflow.sdk import Asset, AssetAlias
+    except ImportError:  # 2.11
+        from airflow.datasets import Dataset as Asset
+        from airflow.datasets import DatasetAlias as AssetAlias
 
 STUDIO = {
     name: os.environ[f"SMSTUDIO_{name.upper()}"] for name in ("domain_id", "user_profile_name", "space_name")

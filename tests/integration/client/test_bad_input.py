@@ -124,7 +124,7 @@ class TestLogin:
     """Presigned URLs and what stands in the app's place."""
 
     def test_an_expired_link_is_told_from_a_missing_app(self, space: Bench) -> None:
-        def late(seconds: int) -> str:
+        def late(session_seconds: int = 0) -> str:
             url = space.studio.control_plane._client.create_presigned_domain_url(
                 DomainId=space.local.domain_id,
                 UserProfileName=space.local.user_profile_name,
@@ -159,7 +159,7 @@ class TestLogin:
 
     def test_http_is_used_on_this_machine_only(self, space: Bench) -> None:
         plain = "http://abc.studio.us-east-1.sagemaker.aws/auth?token=secret"
-        space.studio.control_plane.presigned_url = lambda seconds=0: plain  # type: ignore[method-assign]
+        space.studio.control_plane.presigned_url = lambda session_seconds=0: plain  # type: ignore[method-assign]
         with pytest.raises(Exception, match="not https") as caught:
             space.studio.session.renew()
         assert "secret" not in repr(caught.value)
@@ -300,6 +300,7 @@ class TestCells:
             either.run(path)
         assert time.monotonic() - began < 20
         assert caught.value.cell_number == 2
+        assert caught.value.output_path is not None
         notebook = either.executed(caught.value.output_path)
         assert notebook.cells[0].outputs[0]["text"] == "before\n"
         assert notebook.cells[2].execution_count is None
@@ -332,6 +333,7 @@ class TestCells:
         ) as caught:
             either.run(path, cell_timeout=1.5)
         assert 1.5 < time.monotonic() - began < 20
+        assert caught.value.output_path is not None
         first, second = either.executed(caught.value.output_path).cells
         assert first.outputs[0]["text"] == "before\n"
         assert first.outputs[1]["ename"] == "KeyboardInterrupt"
@@ -420,6 +422,7 @@ class TestStops:
         with pytest.raises(RunKilledError, match="stopped while cell 1/2 ran.*the task was killed") as caught:
             runner.run()
         assert time.monotonic() - stopped() < 5
+        assert caught.value.output_path is not None
         first, second = either.executed(caught.value.output_path).cells
         assert first.outputs[0]["text"].startswith("0\n1\n2\n")
         assert first.outputs[-1]["ename"] == "KeyboardInterrupt"

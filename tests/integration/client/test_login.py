@@ -36,8 +36,8 @@ def elsewhere() -> Iterator[Door]:
 def good(door: Door) -> Door:
     """A front door that lets us in."""
     door.answers = {
-        "/auth": to(f"{BASE}/lab", **{"Set-Cookie": "session=s3cret; HttpOnly; Path=/"}),
-        f"{BASE}/lab": html(**{"Set-Cookie": f"_xsrf=lab-value; Path={BASE}/"}),
+        "/auth": to(f"{BASE}/lab", {"Set-Cookie": "session=s3cret; HttpOnly; Path=/"}),
+        f"{BASE}/lab": html(headers={"Set-Cookie": f"_xsrf=lab-value; Path={BASE}/"}),
         f"{BASE}/api/kernels": data([]),
     }
     return door
@@ -56,9 +56,7 @@ def test_cookie_and_xsrf_go_with_requests(good: Door) -> None:
 def test_the_xsrf_cookie_with_the_longest_fitting_path_counts(good: Door) -> None:
     good.answers["/auth"] = to(
         f"{BASE}/lab",
-        **{
-            "Set-Cookie": "_xsrf=front-door; Path=/\n_xsrf=other-app; Path=/codeeditor/default/\nsession=x; Path=/"
-        },
+        {"Set-Cookie": "_xsrf=front-door; Path=/\n_xsrf=other-app; Path=/codeeditor/default/\nsession=x; Path=/"},
     )
     session = good.session()
     good.answers[f"{BASE}/api/x"] = data({})
@@ -67,7 +65,7 @@ def test_the_xsrf_cookie_with_the_longest_fitting_path_counts(good: Door) -> Non
 
 
 def test_an_xsrf_cookie_of_the_front_doors_own_is_not_jupyters(good: Door) -> None:
-    good.answers["/auth"] = html("logged in", **{"Set-Cookie": "session=s; Path=/\n_xsrf=front-door; Path=/"})
+    good.answers["/auth"] = html("logged in", 200, {"Set-Cookie": "session=s; Path=/\n_xsrf=front-door; Path=/"})
     session = good.session()
     good.answers[f"{BASE}/api/x"] = data({})
     session.request("PUT", "api/x")
@@ -75,13 +73,13 @@ def test_an_xsrf_cookie_of_the_front_doors_own_is_not_jupyters(good: Door) -> No
 
 
 def test_an_xsrf_cookie_set_by_the_html_page_only(good: Door) -> None:
-    good.answers["/auth"] = html("logged in", **{"Set-Cookie": "session=s; Path=/"})
+    good.answers["/auth"] = html("logged in", headers={"Set-Cookie": "session=s; Path=/"})
     good.session().renew()
     assert [path for _, path, _ in good.asked] == ["/auth", f"{BASE}/lab", f"{BASE}/api/kernels"]
 
 
 def test_an_expired_link_leads_to_another_host_which_never_hears_of_us(good: Door, elsewhere: Door) -> None:
-    good.answers["/auth"] = to(f"http://localhost:{elsewhere.port}/signin", **{"Set-Cookie": "session=s; Path=/"})
+    good.answers["/auth"] = to(f"http://localhost:{elsewhere.port}/signin", {"Set-Cookie": "session=s; Path=/"})
     with pytest.raises(LoginLinkExpiredError, match="did not accept the presigned URL"):
         good.session().renew()
     assert elsewhere.asked == []
@@ -217,9 +215,9 @@ class TestClassic:
     @pytest.fixture
     def classic(self, door: Door) -> Door:
         door.answers = {
-            "/auth": html("<p>Loading</p>", **{"Set-Cookie": "session=s; Path=/"}),
+            "/auth": html("<p>Loading</p>", headers={"Set-Cookie": "session=s; Path=/"}),
             "/app": (200, {"Content-Type": "text/plain"}, "InService"),
-            self.base: html(**{"Set-Cookie": "_xsrf=classic; Path=/"}),
+            self.base: html(headers={"Set-Cookie": "_xsrf=classic; Path=/"}),
             f"{self.base}/api/kernels": data([]),
         }
         return door

@@ -234,7 +234,7 @@ def test_runs_of_one_event_loop_share_a_reading(
 def door() -> Iterator[Door]:
     for door in open_door():
         door.answers = {
-            "/auth": to(f"{BASE}/lab", **{"Set-Cookie": "_xsrf=value; Path=/"}),
+            "/auth": to(f"{BASE}/lab", {"Set-Cookie": "_xsrf=value; Path=/"}),
             f"{BASE}/lab": html(),
             f"{BASE}/api/kernels": data([]),
         }

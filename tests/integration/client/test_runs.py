@@ -175,7 +175,8 @@ def test_a_kernel_that_never_says_a_word_is_replaced_once(
 ) -> None:
     """As one that found its ports taken, and lives on without them."""
     monkeypatch.setattr(runner, "_MUTE_LIMIT", 1.5)
-    send, seen = websocket.KernelWebSocket.send, set()
+    send = websocket.KernelWebSocket.send
+    seen: set[str] = set()
 
     def mute(self: websocket.KernelWebSocket, message: Message) -> None:
         seen.update(kernel["id"] for kernel in space.local.kernels())
@@ -325,6 +326,7 @@ def test_a_failing_cell_is_saved_and_told(either: Bench) -> None:
     assert (error.cell_number, error.ename) == (2, "KeyError")
     assert "raise KeyError('gone')" in error.traceback
     assert "\x1b" not in error.traceback
+    assert error.output_path is not None
     notebook = either.executed(error.output_path)
     assert notebook.cells[1].outputs[0]["ename"] == "KeyError"
     assert [cell.metadata["papermill"]["status"] for cell in notebook.cells] == ["completed", "failed", "pending"]

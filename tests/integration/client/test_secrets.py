@@ -66,7 +66,7 @@ def test_errors(either: Bench, everything_logged: io.StringIO, break_it: str) ->
         "unauthorised": url,
         "sign-in": url,
     }
-    plane.presigned_url = lambda seconds=0: urls[break_it]  # type: ignore[method-assign]
+    plane.presigned_url = lambda session_seconds=0: urls[break_it]  # type: ignore[method-assign]
     either.local.switches.unauthenticated = "302" if break_it == "sign-in" else "403"
     try:
         if break_it in ("unauthorised", "sign-in"):

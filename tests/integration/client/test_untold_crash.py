@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,12 +12,10 @@ import pytest
 from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import KernelDiedError, RunKilledError, ServerError
-from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter import kernel_probe
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import SecondKernel, notes_activity
-from airflow_provider_smstudio.studio.runs import handover
 from tests.helpers.bench import Bench, both_ways
-from tests.helpers.faults import hurry
+from tests.helpers.faults import hurry, set_options
 
 CRASHES = "import os, signal, time\nprint('on', flush=True)\ntime.sleep(1)\nos.kill(os.getpid(), signal.SIGKILL)"
 # It holds Python's lock, so that no thread of the kernel can answer.
@@ -48,12 +45,7 @@ def bench(
 
 
 def look_after(patch: pytest.MonkeyPatch, seconds: float) -> None:
-    quick = handover.RunOptions
-
-    def options(**given: Any) -> RunOptions:
-        return replace(quick(**given), crash_check_after=seconds)
-
-    patch.setattr(handover, "RunOptions", options)
+    set_options(patch, crash_check_after=seconds)
 
 
 @both_ways

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from airflow_provider_smstudio.studio.errors import (
     RunTimeoutError,
 )
 from airflow_provider_smstudio.studio.execution import events as ev
+from airflow_provider_smstudio.studio.notebook.spool import NotebookSpool
 from airflow_provider_smstudio.studio.protocol import kernel_record
 from airflow_provider_smstudio.studio.runs import async_saver, saved_run
 from airflow_provider_smstudio.studio.runs.handover import Handover
@@ -184,6 +185,7 @@ def test_kill_before_it_was_watched_over_keeps_how_it_ended(either: Bench) -> No
     handover = handed(either, SLEEPS, "print('never')")
     notebook = either.executed()
     notebook.metadata["smstudio"]["run"]["state"] = "failed"
+    assert handover.spec.output_path is not None
     nbformat.write(notebook, either.local.home / handover.spec.output_path)
     asyncio.run(watching(either, handover, lambda it: it.kill("the task was killed"), either.listen))
     assert either.executed().metadata["smstudio"]["run"]["state"] == "failed"
@@ -291,12 +293,9 @@ def test_outputs_of_ended_cells_leave_memory_and_come_back(space: Bench, monkeyp
 
 
 def test_nothing_is_left_on_the_disk(space: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(async_saver, "NotebookSpool", lambda: _SPOOL(str(tmp_path)))
+    monkeypatch.setattr(async_saver, "NotebookSpool", lambda: NotebookSpool(str(tmp_path)))
     watch(space, handed(space, "import time; time.sleep(1)", "print('x' * 100_000)"))
     assert list(tmp_path.iterdir()) == []
-
-
-_SPOOL = async_saver.NotebookSpool
 
 
 class Process:
@@ -341,7 +340,7 @@ class Process:
 
 
 @pytest.fixture
-def quick(either: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+def quick(either: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
     hurry(monkeypatch)
     return either
 

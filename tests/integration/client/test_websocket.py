@@ -75,7 +75,7 @@ def proxy(space: Bench) -> Iterator[FreezingProxy]:
     proxy = FreezingProxy(door)
     presign = space.studio.control_plane.presigned_url
     space.studio.control_plane.presigned_url = (  # type: ignore[method-assign]
-        lambda seconds=43200: presign(seconds).replace(f":{door}/", f":{proxy.port}/")
+        lambda session_seconds=43200: presign(session_seconds).replace(f":{door}/", f":{proxy.port}/")
     )
     yield proxy
     proxy.close()

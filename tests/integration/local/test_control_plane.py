@@ -224,7 +224,7 @@ def test_boto3_finds_it_through_the_environment(spaces: LocalStudio) -> None:
 
 def test_switches_refuse_nonsense(spaces: LocalStudio) -> None:
     with pytest.raises(AttributeError, match="no such switch"):
-        spaces.switches.unautenticated = "302"  # type: ignore[attr-defined]
+        spaces.switches.unautenticated = "302"
     with pytest.raises(ValueError, match="must be one of 403, 302, 200-html"):
         spaces.switches.unauthenticated = "404"
     with pytest.raises(ValueError, match="flavour must be one of"):

@@ -620,7 +620,7 @@ def test_replay(studio: LocalStudio, user: Browser, replay: bool) -> None:
             time.sleep(1)  # a server that replays nothing has subscribed to the outputs just now
             go.touch()
             again.socket.settimeout(5)
-            heard = []
+            heard: list[dict[str, Any]] = []
             while not any(m["content"].get("execution_state") == "idle" for m in heard):
                 if (message := again.receive())["parent_header"].get("msg_id") == cell:
                     heard.append(message)

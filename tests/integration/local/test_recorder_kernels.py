@@ -10,12 +10,13 @@ import queue
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from jupyter_client.manager import start_new_kernel
 
 from airflow_provider_smstudio.studio.protocol import kernel_record
-from airflow_provider_smstudio.studio.protocol.messages import request
+from airflow_provider_smstudio.studio.protocol.messages import Message, request
 
 LIMIT = 200 * 2**20
 
@@ -122,11 +123,13 @@ class Client:
 
     def fetch(self, msg_id, max_bytes=kernel_record.MAX_ANSWER_BYTES):
         """Fetch all that is kept for a request, in chunks."""
-        messages, start = [], 0
+        messages: list[Message] = []
+        start: int | None = 0
         while start is not None:
             part = kernel_record.read_fetched(
                 self.housekeep(kernel_record.fetch_request, msg_id, start, max_bytes)
             )
+            assert part is not None
             assert part.next is None or part.next == start + len(part.messages)
             messages += part.messages
             start = part.next
@@ -231,9 +234,11 @@ def test_the_ledger_in_order_and_from_an_index_on(client):
 
 def test_a_long_ledger_comes_in_parts(client):
     ids = [client.run("raise ValueError('x' * 3000)")[0] for _ in range(5)]
-    got, since = [], 0
+    got: list[kernel_record.Recorded] = []
+    since: int | None = 0
     while since is not None:
         state = kernel_record.read_state(client.housekeep(kernel_record.state_request, since, 9000), "run")
+        assert state is not None
         assert state.since == since
         got += state.requests
         since = state.next
@@ -413,7 +418,8 @@ def test_the_limit(client):
     assert (entry.kept, entry.dropped) == (2, 1)
     assert 9000 < entry.dropped_bytes < 10_500
     assert [m["content"].get("text", "")[:1] for m in client.fetch(second)] == ["", "z"]
-    third, _ = client.run("print('w' * 5000)", metadata=kernel_record.saved_metadata([first, second, "?", 1]))
+    saved: list[Any] = [first, second, "?", 1]
+    third, _ = client.run("print('w' * 5000)", metadata=kernel_record.saved_metadata(saved))
     assert [client.entry(i).kept for i in (first, second, third)] == [0, 0, 2]
     client.install(limit=0)
     fourth, reply = client.run("print('v')")

@@ -59,9 +59,9 @@ def test_everything_listens_on_the_loopback_interface_only(spaces: LocalStudio) 
     listening: dict[int, set[str]] = {}
     for name in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
-            address, _, port = line.split()[1].rpartition(":")
+            address, _, digits = line.split()[1].rpartition(":")
             if line.split()[3] == "0A":
-                listening.setdefault(int(port, 16), set()).add(address)
+                listening.setdefault(int(digits, 16), set()).add(address)
     for port in ports:
         assert listening[port] == {"0100007F"}
 

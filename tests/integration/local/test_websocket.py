@@ -91,6 +91,7 @@ def test_client_close_reaches_the_server(spaces: LocalStudio, browser: Browser, 
     while (frame := channels.socket.recv_frame()).opcode != ABNF.OPCODE_CLOSE:
         pass
     assert struct.unpack(">H", frame.data[:2])[0] == 1000
+    assert channels.socket.sock is not None
     assert channels.socket.sock.recv(1) == b""
     channels.socket.shutdown()
     wait_until_gone(spaces, kernel_id)
@@ -98,7 +99,8 @@ def test_client_close_reaches_the_server(spaces: LocalStudio, browser: Browser, 
 
 def test_client_reset_reaches_the_server(spaces: LocalStudio, browser: Browser, kernel_id: str) -> None:
     channels = browser.channels(kernel_id)
-    raw: socket.socket = channels.socket.sock
+    raw = channels.socket.sock
+    assert raw is not None
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     raw.close()
     wait_until_gone(spaces, kernel_id)

@@ -9,19 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 import nbformat
 import pytest
 from nbformat.v4 import new_markdown_cell
 
-from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter.rest import save_request
-from airflow_provider_smstudio.studio.runs import handover
 from tests.helpers import HELPERS
 from tests.helpers.bench import Bench, client_of
-from tests.helpers.faults import printed, wait_for
+from tests.helpers.faults import printed, set_options, wait_for
 from tests.helpers.image_bench import papermill, state_of, stays
 
 _T = TypeVar("_T")
@@ -166,12 +163,7 @@ def python(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def observed(impatient: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Observed:
     caplog.set_level(logging.INFO, GUARD)
-    quick = handover.RunOptions
-
-    def options(**given: object) -> RunOptions:
-        return replace(quick(**given), autosave_interval=0.8)  # type: ignore[arg-type]  # passed on as they are
-
-    monkeypatch.setattr(handover, "RunOptions", options)
+    set_options(monkeypatch, autosave_interval=0.8)
     return Observed(impatient, monkeypatch)
 
 

@@ -7,13 +7,13 @@ import time
 
 import pytest
 
+from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.jupyter import idle_shutdown
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import notes_activity
-from airflow_provider_smstudio.studio.runs import handover
 from airflow_provider_smstudio.studio.runs.log import RunLog
 from tests.helpers.bench import Bench
-from tests.helpers.faults import wait_for
+from tests.helpers.faults import set_options, wait_for
 
 PRINTS = "open('began', 'w').close()\nfor i in range(100):\n    print(i, flush=True)\n    time.sleep(0.05)"
 
@@ -36,8 +36,7 @@ class TestTold:
         self, impatient: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nobody can fetch it: the result, the notebook and the log say that it may be missing."""
-        quick = handover.RunOptions
-        monkeypatch.setattr(handover, "RunOptions", lambda **given: quick(**{**given, "record": False}))
+        set_options(monkeypatch, record=False)
         lines: list[str] = []
         live = RunLog(lambda level, line: lines.append(line))
 
@@ -52,7 +51,7 @@ class TestTold:
             live(event)
             impatient.listen(event)
 
-        spec = handover.RunSpec(impatient.write(f"import time\n{PRINTS}", "print('two')"))
+        spec = RunSpec(impatient.write(f"import time\n{PRINTS}", "print('two')"))
         threading.Thread(target=away).start()
         result = impatient.run_spec(spec, listen)
         assert (result.status, result.cells_executed, result.incomplete_cells) == ("success", 2, [1])

@@ -35,6 +35,8 @@ def test_a_question_is_answered_by_reply_and_idle_in_either_order(first):
     assert inquiries.take(key, answers[0], 7.0) is None
     assert inquiries.take(key, answers[0], 7.0) is None
     found = inquiries.take(key, answers[1], 7.0)
+    assert found is not None
+    assert found.reply is not None
     assert (found.kind, found.reply["implementation"]) == (iq.READY, "ipython")
     assert not inquiries.owns(key)
     assert not inquiries

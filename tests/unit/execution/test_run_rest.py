@@ -22,16 +22,20 @@ def successor(driver, **about):
     return Driver(notebook=notebook, resumed=True, shown=driver.run.shown, record=True, **about)
 
 
+def may_rest(driver):
+    return driver.run.may_rest
+
+
 def test_a_run_may_rest_when_its_kernel_is_known():
     driver = Driver("a", record=True)
-    assert not driver.run.may_rest
+    assert not may_rest(driver)
     driver.start()
     driver.answer(m.kernel_info_reply)
-    assert not driver.run.may_rest  # whether it keeps a record will be known next
+    assert not may_rest(driver)  # whether it keeps a record will be known next
     driver.answer(m.installed)
-    assert driver.run.may_rest
+    assert may_rest(driver)
     driver.cut()
-    assert not driver.run.may_rest
+    assert not may_rest(driver)
 
 
 @pytest.mark.parametrize("half", [m.reply_ok, m.idle])

@@ -122,7 +122,12 @@ def test_a_save_collects_the_outputs_of_changed_cells_only(monkeypatch):
     collected = []
     kind = type(driver.run._current.outputs)
     original = kind.collect
-    monkeypatch.setattr(kind, "collect", lambda self: collected.append(self) or original(self))
+
+    def collect(self):
+        collected.append(self)
+        return original(self)
+
+    monkeypatch.setattr(kind, "collect", collect)
     for _ in range(200):
         driver.now += 1
         driver.succeed(lambda request: m.stream(request, "x"))

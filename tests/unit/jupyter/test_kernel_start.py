@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError, ServerError
 from airflow_provider_smstudio.studio.jupyter import kernel_start
+from airflow_provider_smstudio.studio.protocol.messages import Message
 
 
 class Clock:
@@ -38,7 +41,7 @@ class Channel:
     def __init__(self, clock: Clock, answers_after=None, breaks=False) -> None:
         self.clock, self.answers_after, self.breaks = clock, answers_after, breaks
         self.began = clock.now
-        self.sent = []
+        self.sent: list[Message] = []
 
     def send(self, message) -> None:
         self.sent.append(message)
@@ -55,7 +58,7 @@ class Channel:
 @pytest.fixture
 def clock(monkeypatch):
     made = Clock()
-    monkeypatch.setattr(kernel_start.time, "monotonic", made.monotonic)
+    monkeypatch.setattr(time, "monotonic", made.monotonic)
     return made
 
 

@@ -9,6 +9,7 @@ from collections import OrderedDict, UserDict, namedtuple
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import IntEnum
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -90,7 +91,7 @@ class EvilText(str):
     def __repr__(self):
         return "__import__('os').system('x')"
 
-    __str__ = __format__ = lambda self, *_: EvilText.__repr__(self)
+    __str__ = __format__ = lambda self, *_: EvilText.__repr__(self)  # type: ignore[assignment]  # evil
 
     def __iter__(self):
         return iter(['" + evil() + "'])
@@ -100,7 +101,7 @@ class EvilText(str):
 
 
 class EvilInt(int):
-    __repr__ = __str__ = __format__ = lambda self, *_: "evil()"
+    __repr__ = __str__ = __format__ = lambda self, *_: "evil()"  # type: ignore[assignment]  # evil
 
     def __lt__(self, other):
         return True
@@ -110,7 +111,7 @@ class EvilInt(int):
 
 
 class EvilFloat(float):
-    __repr__ = __str__ = __format__ = __float__ = lambda self, *_: "evil()"
+    __repr__ = __str__ = __format__ = __float__ = lambda self, *_: "evil()"  # type: ignore[assignment]  # evil
 
 
 class EvilDict(dict):
@@ -131,7 +132,8 @@ class EvilTime(datetime):
 
 class EvilSpan(timedelta):
     __repr__ = __str__ = lambda self, *_: "evil()"
-    __floordiv__ = __abs__ = __neg__ = total_seconds = lambda self, *_: "evil()"
+    __floordiv__ = __abs__ = lambda self, *_: "evil()"  # type: ignore[assignment]  # evil
+    __neg__ = total_seconds = lambda self, *_: "evil()"  # type: ignore[assignment]  # evil
     days = seconds = microseconds = property(lambda self: "evil()")
 
 
@@ -143,6 +145,9 @@ class EvilZone(tzinfo):
         return "'); evil(); ('"
 
     __repr__ = __str__ = lambda self: "'); evil(); ('"
+
+
+EVIL_ZONE = EvilZone()  # type: ignore[abstract]  # it has no dst()
 
 
 class Colour(IntEnum):
@@ -160,7 +165,7 @@ EVIL = [
     ({EvilText("a"), EvilText("b")}, {"a", "b"}),
     (EvilDate(2026, 1, 2), date(2026, 1, 2)),
     (EvilTime(2026, 1, 2, 3), datetime(2026, 1, 2, 3)),
-    (datetime(2026, 1, 2, tzinfo=EvilZone()), datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=1)))),
+    (datetime(2026, 1, 2, tzinfo=EVIL_ZONE), datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=1)))),
     (EvilSpan(1, 2, 3), timedelta(1, 2, 3)),
     (Colour.RED, 3),
     (Point(1, 2), (1, 2)),
@@ -309,12 +314,14 @@ def test_other_types_are_refused_by_name(write, value):
 
 
 class HashableDict(dict):
-    def __hash__(self):
+    def __hash__(self):  # type: ignore[override]  # a dict has none
         return 1
 
 
 def cycles():
-    items, table, key = [], {}, HashableDict()
+    items: list[Any] = []
+    table: dict[str, Any] = {}
+    key = HashableDict()
     items.append(items)
     table["a"] = [table]
     key[key] = 1

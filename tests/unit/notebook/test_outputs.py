@@ -527,10 +527,16 @@ def test_seeded_widgets_go_on_with_their_states_and_buffers():
     request = m.foreign_request()
     before.receive(m.comm_open(request, "c", {"_model_name": "M", "a": 1}, buffer_paths=[["b"]], buffers=[b"x"]))
     after = WidgetStates()
-    after.seed(before.metadata())
+    seed = before.metadata()
+    assert seed is not None
+    after.seed(seed)
     assert after.metadata() == before.metadata()
     after.receive(m.comm_msg(request, "c", {"a": 2}))
-    state = after.metadata()[WIDGET_STATE]["state"]["c"]
+    found = after.metadata()
+    assert found is not None
+    state = found[WIDGET_STATE]["state"]["c"]
     assert state["state"]["a"] == 2
-    assert state["buffers"] == before.metadata()[WIDGET_STATE]["state"]["c"]["buffers"]
+    again = before.metadata()
+    assert again is not None
+    assert state["buffers"] == again[WIDGET_STATE]["state"]["c"]["buffers"]
     after.seed({})

@@ -109,7 +109,8 @@ def test_the_kernels_language_and_kind():
 
 def test_whether_the_kernel_keeps_a_record():
     notebook, _, ledger = new_ledger()
-    assert ledger.recorded is None
+    recorded = ledger.recorded
+    assert recorded is None
     assert (later(notebook).recorded, later(notebook).records) == (None, False)
     ledger.kernel_ready({}, records=True)
     for on in (True, False):

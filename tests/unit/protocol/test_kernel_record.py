@@ -6,6 +6,7 @@ import json
 import sys
 import types
 import warnings
+from typing import Any
 
 import pytest
 
@@ -164,7 +165,7 @@ class Kernel(Shell):
 @pytest.fixture
 def kernel(monkeypatch):
     made = Kernel()
-    fake = types.ModuleType("IPython")
+    fake: Any = types.ModuleType("IPython")
     fake.get_ipython = lambda: made
     monkeypatch.setitem(sys.modules, "IPython", fake)
     yield made
@@ -265,7 +266,9 @@ def test_garbage_is_a_wire_error(reader, reply):
 def test_a_bad_message_is_a_wire_error(field, value):
     message = {"header": {}, "parent_header": {}, "metadata": {}, "content": {}, "buffers": ["AAE="]}
     answer = {"messages": [message], "dropped": 0, "next": None}
-    assert kernel_record.read_fetched(reply_of(json.dumps(answer))).messages[0]["buffers"] == [b"\0\1"]
+    fetched = kernel_record.read_fetched(reply_of(json.dumps(answer)))
+    assert fetched is not None
+    assert fetched.messages[0]["buffers"] == [b"\0\1"]
     message[field] = value
     with pytest.raises(MessageError):
         kernel_record.read_fetched(reply_of(json.dumps(answer)))
@@ -319,7 +322,7 @@ def test_the_same_run_goes_on_and_another_starts_anew(kernel):
 
 def test_a_newer_module_replaces_an_older_one(kernel):
     kernel.install()
-    older = sys.modules[kernel_record_source.MODULE]
+    older: Any = sys.modules[kernel_record_source.MODULE]
     older.VERSION = 0
     kernel.cell("c1")
     assert not kernel.install().resumed
@@ -336,7 +339,8 @@ def test_a_newer_module_replaces_an_older_one(kernel):
 def test_chunks(kernel):
     kernel.install()
     kernel.cell("c1", *("x" * n for n in (10, 5000, 10, 10)))
-    starts, start = [], 0
+    starts: list[tuple[int, int]] = []
+    start: int | None = 0
     while start is not None:
         part = kernel.fetch("c1", start, 1000)
         starts.append((start, len(part.messages)))
@@ -646,6 +650,7 @@ def test_why_there_can_be_no_record(kernel, spoil, reason):
     value = repr(eval(message["content"]["user_expressions"]["smstudio"]))
     installed = kernel_record.read_installed(reply_of(value))
     assert (installed.ok, installed.resumed) == (False, False)
+    assert installed.reason is not None
     assert reason in installed.reason
     assert kernel_record_source.MODULE not in sys.modules
 
@@ -659,7 +664,7 @@ def test_the_thread_is_found_by_its_socket_as_well(kernel):
 
 def test_an_answer_shows_as_it_is_in_every_way():
     answer = kernel_record_source.Answer('{"a": 1}')
-    printed = []
+    printed: list[str] = []
     answer._repr_pretty_(types.SimpleNamespace(text=printed.append), False)
     assert [repr(answer), *printed, *answer._repr_mimebundle_(include=None).values()] == ['{"a": 1}'] * 3
 

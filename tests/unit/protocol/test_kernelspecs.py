@@ -73,6 +73,7 @@ def test_a_server_without_kernels_is_an_error():
 def test_a_space_strips_a_classic_name_to_its_kernel(name):
     choice = choose(specs(SPACE), naming(name))
     assert choice.name == "python3"
+    assert choice.note is not None
     assert name in choice.note
 
 
@@ -111,6 +112,7 @@ def test_classic_takes_the_exact_name(name):
 def test_classic_finds_the_same_image_of_another_region_and_account(name):
     choice = choose(specs(CLASSIC), naming(there(name)), classic=True)
     assert choice.name == name
+    assert choice.note is not None
     assert there(name) in choice.note
     assert name in choice.note
 
@@ -138,6 +140,7 @@ def test_classic_takes_no_other_image_version_alias_or_kernel(name):
 def test_classic_completes_a_plain_name_that_one_image_has():
     choice = choose(specs(CLASSIC), naming("ir"), classic=True)
     assert choice.name == R_HERE
+    assert choice.note is not None
     assert "the only one of that name" in choice.note
 
 

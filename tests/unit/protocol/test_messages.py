@@ -253,7 +253,7 @@ def test_v1_offsets_beyond_the_frame_or_backwards_are_a_wire_error():
 
 def test_parts_that_may_be_left_out_are_put_in():
     decoded = decode('{"header": {"msg_id": "a"}, "content": null}', None)
-    empty = {"channel": None, "parent_header": {}, "metadata": {}, "content": {}, "buffers": []}
+    empty: dict[str, object] = {"channel": None, "parent_header": {}, "metadata": {}, "content": {}, "buffers": []}
     assert decoded == {"header": {"msg_id": "a"}, **empty}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 from nbformat.v4 import new_output
@@ -29,7 +30,7 @@ class Clock:
 class Recorder:
     """A log with the lines that were written."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, **options: Any) -> None:
         self.clock = Clock()
         self.written: list[tuple[int, str]] = []
         write = lambda level, line: self.written.append((level, line))  # noqa: E731
@@ -109,7 +110,7 @@ def test_stdout_and_stderr_do_not_mix_within_a_line() -> None:
 def test_a_progress_bar_is_shown_now_and_then() -> None:
     clock = Clock()
     splitter = LineSplitter(clock)
-    shown = []
+    shown: list[str] = []
     for step in range(100):
         clock.now = step
         shown += splitter.feed(f"\r{step}%")

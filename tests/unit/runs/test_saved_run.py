@@ -143,7 +143,9 @@ def test_a_run_that_may_go_on(state, resume):
 def test_a_failed_cell_is_gone_on_from_where_that_is_asked_for():
     saved = begun(state="cell-failed")
     assert saved_run.why_not(saved, begun(), resume="failed_cell") is None
-    assert "resume='failed_cell'" in saved_run.why_not(saved, begun(), resume="auto")
+    why = saved_run.why_not(saved, begun(), resume="auto")
+    assert why is not None
+    assert "resume='failed_cell'" in why
 
 
 def without_records():
@@ -178,7 +180,9 @@ def without_head():
 )
 @pytest.mark.parametrize("resume", ["auto", "failed_cell"])
 def test_why_a_run_is_not_gone_on_with(saved, reason, resume):
-    assert reason in saved_run.why_not(saved, begun(), resume=resume)
+    why = saved_run.why_not(saved, begun(), resume=resume)
+    assert why is not None
+    assert reason in why
     assert saved_run.why_not(saved, begun(), resume="never") == "resume is 'never'"
 
 
