@@ -72,9 +72,9 @@ class Client:
         self._written: list[int] = []
         write, written = JupyterServer.write_notebook, self._written
 
-        def counted(server: JupyterServer, path: str, body: bytes, **arguments: Any) -> None:
-            write(server, path, body, **arguments)
+        def counted(server: JupyterServer, path: str, body: bytes, **arguments: Any) -> str | None:
             written.append(len(body))
+            return write(server, path, body, **arguments)
 
         JupyterServer.write_notebook = counted  # type: ignore[assignment, method-assign]  # it counts, too
 

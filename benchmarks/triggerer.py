@@ -134,7 +134,7 @@ class Triggerer:
     async def go_on(self) -> Found:
         """See all runs to their ends."""
         from airflow_provider_smstudio.studio.jupyter import async_websocket
-        from airflow_provider_smstudio.studio.runs import shared as hub
+        from airflow_provider_smstudio.studio.runs import shared as shared_resources
         from airflow_provider_smstudio.triggers import notebook
 
         notebook.EARLIEST_EVENT = 0
@@ -146,7 +146,10 @@ class Triggerer:
         runs: list[Found] = json.loads(Path(self._told["handovers"]).read_text())
         first = trigger_class(studio=hook, handover=runs[0])
         key = json.dumps(hook, sort_keys=True, default=str)
-        async with hub.SharedResources.use() as shared, shared.studio(key, first._make_studio) as studio:
+        async with (
+            shared_resources.SharedResources.use() as shared,
+            shared.studio(key, first._make_studio) as studio,
+        ):
             await studio.call(studio.studio.session.renew)
             await self._warm_up(shared.sockets, studio.studio, studio.call)
             del runs, first

@@ -68,6 +68,7 @@ class SageMakerStudioAppSensor(StudioArguments, BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = STUDIO_TEMPLATE_FIELDS
+    template_fields_renderers = {"botocore_config": "json"}
     ui_color = "#e0ecf5"
 
     def __init__(

@@ -64,9 +64,9 @@ class SageMakerStudioAppTrigger(BaseTrigger):
         began = time.monotonic()
         payload: dict[str, Any] = {"status": "success"}
         try:
-            async with SharedResources.use() as hub:
+            async with SharedResources.use() as resources:
                 key = json.dumps(self.studio, sort_keys=True, default=str)
-                async with hub.studio(f"app {key}", self._make_studio) as shared:
+                async with resources.studio(f"app {key}", self._make_studio) as shared:
                     failures = 0
                     while True:
                         found = await shared.call(

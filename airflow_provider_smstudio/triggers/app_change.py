@@ -79,9 +79,9 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
         began = time.monotonic()
         payload: dict[str, Any]
         try:
-            async with SharedResources.use() as hub:
+            async with SharedResources.use() as resources:
                 key = json.dumps(self.studio, sort_keys=True, default=str)
-                async with hub.studio(f"app {key}", self._make_studio) as shared:
+                async with resources.studio(f"app {key}", self._make_studio) as shared:
                     result = await self._steps(shared)
             if result is None:
                 late = AppError(f"{self._told}, and the timeout has passed")

@@ -64,7 +64,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
         self.log_output = log_output
         self.deadline = deadline
         self.cancel_on_kill = cancel_on_kill
-        self._resources: AsyncExitStack | None = None
+        self._exit_stack: AsyncExitStack | None = None
         self._watcher: NotebookWatcher | None = None
         self._getting_ready: asyncio.Future[None] | None = None
 
@@ -147,19 +147,19 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
         from airflow_provider_smstudio.studio.runs.shared import SharedResources
         from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
-        resources = self._resources = AsyncExitStack()
-        hub = await resources.enter_async_context(SharedResources.use())
+        exit_stack = self._exit_stack = AsyncExitStack()
+        resources = await exit_stack.enter_async_context(SharedResources.use())
         key = json.dumps(self.studio, sort_keys=True, default=str)
-        shared = await resources.enter_async_context(hub.studio(key, self._make_studio))
+        shared = await exit_stack.enter_async_context(resources.studio(key, self._make_studio))
         watcher = self._watcher = NotebookWatcher(
-            hub,
+            resources,
             shared,
             Handover.from_dict(self.handover),
             # A line contains what the notebook prints, so it must not be used as a format.
             listener=RunLog(lambda level, line: self.log.log(level, "%s", line), show_output=self.log_output),
             deadline=self.deadline,
         )
-        resources.push_async_callback(watcher.leave)
+        exit_stack.push_async_callback(watcher.leave)
         self._getting_ready = asyncio.ensure_future(get_ready_to_ask(self))
         return watcher
 
@@ -192,10 +192,10 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
             self.log.info("the run was stopped: %s", KILLED)
 
     async def _close(self) -> None:
-        resources, self._resources = self._resources, None
+        exit_stack, self._exit_stack = self._exit_stack, None
         self._watcher = None
-        if resources is not None:
-            await resources.aclose()
+        if exit_stack is not None:
+            await exit_stack.aclose()
 
 
 async def _undisturbed(work: Coroutine[Any, Any, None]) -> None:

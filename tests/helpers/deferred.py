@@ -40,8 +40,8 @@ async def watching(
     async def make() -> Studio:
         return await in_thread(None, client_of, bench.local)
 
-    async with SharedResources.use() as hub, hub.studio("bench", make) as shared:
-        watcher = NotebookWatcher(hub, shared, plain(handover), listener=listener, deadline=deadline)
+    async with SharedResources.use() as resources, resources.studio("bench", make) as shared:
+        watcher = NotebookWatcher(resources, shared, plain(handover), listener=listener, deadline=deadline)
         try:
             return await use(watcher)  # type: ignore[misc]  # a coroutine
         finally:

@@ -30,8 +30,8 @@ async def main() -> None:
     async def make() -> Studio:
         return Studio(boto3.client("sagemaker"), **asked["options"])
 
-    async with SharedResources.use() as hub, hub.studio("one", make) as shared:
-        watcher = NotebookWatcher(hub, shared, Handover.from_dict(asked["run"]), listener=say)
+    async with SharedResources.use() as resources, resources.studio("one", make) as shared:
+        watcher = NotebookWatcher(resources, shared, Handover.from_dict(asked["run"]), listener=say)
         await watcher.watch()
         await watcher.leave()
 

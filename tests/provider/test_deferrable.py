@@ -91,6 +91,15 @@ def test_bad_defer_after(lab: LocalStudio, wrong: object) -> None:
         deferrable(lab, write(lab, "1"), defer_after=wrong).execute(context_with(TaskInstance()))
 
 
+@pytest.mark.parametrize("wrong", ["perhaps", 3])
+def test_bad_cancel_on_kill(lab: LocalStudio, wrong: object) -> None:
+    """It is read before the login: when it was read in the hand-over, the kernel stayed."""
+    task = deferrable(lab, write(lab, "1"), cancel_on_kill=wrong, domain_id="d-unknown")
+    with pytest.raises(ValueError, match="cancel_on_kill must be"):
+        task.execute(context_with(TaskInstance()))
+    assert lab.sessions() == []
+
+
 def test_a_failing_notebook(studio: LocalStudio, log: pytest.LogCaptureFixture) -> None:
     path, ti = write(studio, SLOW, "raise KeyError('nope')"), TaskInstance()
     task = deferrable(studio, path)

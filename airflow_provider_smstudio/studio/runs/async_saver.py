@@ -25,15 +25,15 @@ SAVES_A_SECOND = 40
 class AsyncNotebookSaver:
     """Reads and saves the executed notebook of one run.
 
-    :param hub: the resources that the runs of this event loop share.
+    :param resources: the resources that the runs of this event loop share.
     :param shared: the client of the Studio app.
     :param path: the executed notebook.
     """
 
-    def __init__(self, hub: SharedResources, shared: SharedStudio[StudioClient], path: str) -> None:
+    def __init__(self, resources: SharedResources, shared: SharedStudio[StudioClient], path: str) -> None:
         self.guard: OutputGuard | None = None
         """Writes the executed notebook while this process owns the run. It is set before the run starts."""
-        self._hub, self._shared = hub, shared
+        self._resources, self._shared = resources, shared
         self._path = path
         self._spool: NotebookSpool | None = None
         self._saving: asyncio.Task[None] | None = None
@@ -64,7 +64,7 @@ class AsyncNotebookSaver:
     def save_soon(self, run: NotebookRun) -> None:
         """Save the run's current state in the background, unless a save is under way or was made a moment ago."""
         now = time.monotonic()
-        early = now < self._saved_at + self._hub.runs / SAVES_A_SECOND
+        early = now < self._saved_at + self._resources.runs / SAVES_A_SECOND
         if early or (self._saving is not None and not self._saving.done()):
             run.postpone_save(now)
         elif not run.finished:

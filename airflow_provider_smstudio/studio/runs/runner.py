@@ -179,6 +179,7 @@ class NotebookRunner:
             if session is None:
                 self._kernel.start(choice, self._session_path, self._session_name(), client_session)
             else:
+                self._kernel.adopt(session)  # what ends the run from here on ends its kernel
                 self._tell_had_run(notebook)  # before a websocket is open that must be read
                 self._kernel.attach(session, client_session)
                 self._kernel.ownership.rename(self._session_name(announced))
@@ -261,8 +262,10 @@ class NotebookRunner:
         log.info("an earlier try has completed the run")
         self._kernel.adopt(session)
         self._on_output(self._guard.path)
-        self._tell_had_run(prepared.notebook)
-        release_kernel(self._kernel, self._ending)
+        try:
+            self._tell_had_run(prepared.notebook)
+        finally:  # what ends this process meanwhile ends the kernel as well
+            release_kernel(self._kernel, self._ending)
         return self._result(prepared, nb.cells_run(prepared.notebook), 0.0, resumed=True)
 
     # --- Before anything is started

@@ -100,17 +100,17 @@ class SharedResources:
     async def use(cls) -> AsyncIterator[SharedResources]:
         """Use the shared resources of the running event loop. The last user closes them."""
         loop = asyncio.get_running_loop()
-        hub = cls._of_loop.get(loop)
-        if hub is None:
-            hub = cls._of_loop[loop] = cls()
-        hub.runs += 1
+        resources = cls._of_loop.get(loop)
+        if resources is None:
+            resources = cls._of_loop[loop] = cls()
+        resources.runs += 1
         try:
-            yield hub
+            yield resources
         finally:
-            hub.runs -= 1
-            if hub.runs == 0:
+            resources.runs -= 1
+            if resources.runs == 0:
                 cls._of_loop.pop(loop, None)
-                await hub._close()
+                await resources._close()
 
     @asynccontextmanager
     async def studio(self, key: str, make: Callable[[], Awaitable[_S]]) -> AsyncIterator[SharedStudio[_S]]:

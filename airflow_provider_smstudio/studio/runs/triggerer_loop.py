@@ -43,7 +43,7 @@ _SPREAD = 2.0
 class TriggererLoop:
     """The loop of one run; see :class:`NotebookRun` for the protocol between the two.
 
-    :param hub: the resources that the runs of this event loop share.
+    :param resources: the resources that the runs of this event loop share.
     :param shared: the client of the Studio app.
     :param kernel: the run's kernel.
     :param saver: saves the executed notebook.
@@ -56,7 +56,7 @@ class TriggererLoop:
 
     def __init__(
         self,
-        hub: SharedResources,
+        resources: SharedResources,
         shared: SharedStudio[StudioClient],
         kernel: RemoteKernel,
         saver: AsyncNotebookSaver,
@@ -73,7 +73,7 @@ class TriggererLoop:
         """Whether the run was stopped at its deadline."""
         self.last_save_error: StudioError | None = None
         """Why the last save of the executed notebook failed."""
-        self._hub, self._shared = hub, shared
+        self._resources, self._shared = resources, shared
         self._server = shared.studio.server
         self._kernel = kernel
         self._saver = saver
@@ -125,7 +125,7 @@ class TriggererLoop:
                 await self._lose(run, error)
                 return
         now = time.monotonic()
-        begin = self._hub.patient.submit
+        begin = self._resources.patient.submit
         self._activity.look(self._kernel.kernel_id if run.at_work else None, now, begin)
         found = self._probe.take()
         if found is not None:
@@ -247,7 +247,7 @@ class TriggererLoop:
         elif websocket is not None:
             await websocket.close()
         if not orderly:
-            await asyncio.sleep(random.uniform(0, min(_SPREAD, self._hub.runs / 100)))  # noqa: S311  # no secret
+            await asyncio.sleep(random.uniform(0, min(_SPREAD, self._resources.runs / 100)))  # noqa: S311  # no secret
 
     async def not_connected(self, run: NotebookRun, error: StudioError) -> list[ev.Event]:
         """Report to the run that its websocket could not be opened."""
@@ -265,9 +265,9 @@ class TriggererLoop:
         self._websocket = await self._connect()
 
     async def _connect(self) -> websockets.AsyncKernelWebSocket:
-        async with self._hub.handshakes:
+        async with self._resources.handshakes:
             websocket = await websockets.connect(
-                self._hub.sockets,
+                self._resources.sockets,
                 self._server.session,
                 self._kernel.kernel_id or "",
                 self._websocket_id,
@@ -301,8 +301,8 @@ class TriggererLoop:
         websocket, self._websocket = self._websocket, None
         if websocket is not None:
             await websocket.close()
-        await in_thread(self._hub.patient, self._probe.end, 2.0 if self.stop_reason else 10.0)
-        await in_thread(self._hub.patient, self._kernel.release)
+        await in_thread(self._resources.patient, self._probe.end, 2.0 if self.stop_reason else 10.0)
+        await in_thread(self._resources.patient, self._kernel.release)
 
     async def leave(self) -> None:
         """Close the connection, and let the run continue without a watcher."""

@@ -26,10 +26,15 @@ from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.run import NotebookRun
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import KernelProbe
 from airflow_provider_smstudio.studio.notebook import document as nb
-from airflow_provider_smstudio.studio.runs import handover as conduct
 from airflow_provider_smstudio.studio.runs import identity, saved_run
 from airflow_provider_smstudio.studio.runs.async_saver import SAVES_A_SECOND, AsyncNotebookSaver
-from airflow_provider_smstudio.studio.runs.handover import Handover
+from airflow_provider_smstudio.studio.runs.handover import (
+    Handover,
+    keeps_kernel,
+    result,
+    run_options,
+    session_path,
+)
 from airflow_provider_smstudio.studio.runs.identity import owner_of
 from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
 from airflow_provider_smstudio.studio.runs.observer import Observer
@@ -44,7 +49,7 @@ log = logging.getLogger(__name__)
 class NotebookWatcher:
     """Continues one run. Each process that continues the run creates its own watcher.
 
-    :param hub: the resources that the runs of this event loop share.
+    :param resources: the resources that the runs of this event loop share.
     :param shared: the client of the Studio app.
     :param handover: the hand-over of the run.
     :param listener: receives every event of the run, in order. It must not block.
@@ -53,14 +58,14 @@ class NotebookWatcher:
 
     def __init__(
         self,
-        hub: SharedResources,
+        resources: SharedResources,
         shared: SharedStudio[StudioClient],
         handover: Handover,
         *,
         listener: Callable[[ev.Event], None] | None = None,
         deadline: float | None = None,
     ) -> None:
-        self._hub, self._shared = hub, shared
+        self._resources, self._shared = resources, shared
         self._server = shared.studio.server
         self._handover, self._spec = handover, handover.spec
         self._who = identity.identity_of(self._spec.run_key, self._spec.run_name)
@@ -74,13 +79,13 @@ class NotebookWatcher:
             stop_reason=lambda: self._loop.stop_reason,
             owner=self._owner,
         )
-        self._saver = AsyncNotebookSaver(hub, shared, self._path)
+        self._saver = AsyncNotebookSaver(resources, shared, self._path)
         self._loop = TriggererLoop(
-            hub,
+            resources,
             shared,
             self._kernel,
             self._saver,
-            probe=KernelProbe(self._server, self._who.probe_path(conduct.session_path(self._spec, self._who))),
+            probe=KernelProbe(self._server, self._who.probe_path(session_path(self._spec, self._who))),
             listener=Observer(listener, "the run's listener"),
             client_session=self._who.client_session,
             session_name=self._name,
@@ -168,7 +173,7 @@ class NotebookWatcher:
         :raises RunTakenOverError: when a process of another try watches the run.
         """
         session = await self._shared.call(self._server.find_session, self._handover.session_id)
-        if session is None or session.get("path") != conduct.session_path(self._spec, self._who):
+        if session is None or session.get("path") != session_path(self._spec, self._who):
             return None
         owner = owner_of(session.get("name"))[0]
         if owner is not None and not owner.startswith(self._handover.owner):
@@ -189,14 +194,14 @@ class NotebookWatcher:
         owner, announced = owner_of(session.get("name"))
         self._kernel.ownership.accept_writer(saved_run.writer_of(notebook))
         saved_run.own(notebook, self._owner, self._spec)
-        pause = self._hub.runs / SAVES_A_SECOND
+        pause = self._resources.runs / SAVES_A_SECOND
         self._saver.guard = OutputGuard(
             self._server, self._path, notebook, self._kernel.ownership, pause=5 * pause
         )
         return NotebookRun(
             notebook,
             session_id=self._who.client_session,
-            options=conduct.run_options(
+            options=run_options(
                 self._spec, start_timeout=self._spec.kernel_start_timeout, classic=self._server.classic
             ),
             now=time.monotonic(),
@@ -252,7 +257,7 @@ class NotebookWatcher:
     async def _end(self, run: NotebookRun) -> RunResult:
         error = self._kernel.ownership.taken_over or run.error or self._loop.last_save_error
         reached = self._kernel.was_reached
-        kept = conduct.keeps_kernel(self._spec, error, stopped=bool(self._loop.stop_reason), reached=reached)
+        kept = keeps_kernel(self._spec, error, stopped=bool(self._loop.stop_reason), reached=reached)
         if kept:
             if error is not None and not isinstance(error, RunError):
                 log.warning("the kernel is left running for the next try")
@@ -270,7 +275,7 @@ class NotebookWatcher:
         return error
 
     def _result(self, notebook: NotebookNode) -> RunResult:
-        return conduct.result(
+        return result(
             notebook,
             self._spec,
             output_path=self._path,

@@ -24,7 +24,6 @@ from airflow_provider_smstudio.studio.execution.run import NotebookRun
 from airflow_provider_smstudio.studio.jupyter import instance_meter
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.protocol.instance_metrics import Memory
-from airflow_provider_smstudio.studio.runs import handover as conduct
 from airflow_provider_smstudio.studio.runs import worker_loop
 from airflow_provider_smstudio.studio.runs.handover import Handover
 from airflow_provider_smstudio.studio.runs.log import RunLog
@@ -45,7 +44,7 @@ def look_each(seconds: float, patch: pytest.MonkeyPatch) -> None:
     def options(**given: object) -> RunOptions:
         return replace(RunOptions(memory_interval=seconds, check_interval=0.5), **given)  # type: ignore[arg-type]
 
-    patch.setattr(conduct, "RunOptions", options)
+    patch.setattr("airflow_provider_smstudio.studio.runs.handover.RunOptions", options)
 
 
 @pytest.fixture
@@ -209,17 +208,17 @@ def test_runs_of_one_event_loop_share_a_reading(
     async def make() -> Studio:
         return await in_thread(None, client_of, space.local)
 
-    async def watch_one(hub: SharedResources, handover: Handover) -> None:
-        async with hub.studio("one", make) as shared:
-            watcher = NotebookWatcher(hub, shared, handover, listener=listener)
+    async def watch_one(resources: SharedResources, handover: Handover) -> None:
+        async with resources.studio("one", make) as shared:
+            watcher = NotebookWatcher(resources, shared, handover, listener=listener)
             try:
                 await watcher.watch()
             finally:
                 await watcher.leave()
 
     async def watch_all() -> None:
-        async with SharedResources.use() as hub:
-            await asyncio.gather(*(watch_one(hub, handover) for handover in handovers))
+        async with SharedResources.use() as resources:
+            await asyncio.gather(*(watch_one(resources, handover) for handover in handovers))
 
     asyncio.run(watch_all())
     assert changes(space) == [FIRST] * len(handovers)

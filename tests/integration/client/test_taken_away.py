@@ -25,13 +25,13 @@ from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter import websocket
 from airflow_provider_smstudio.studio.jupyter.idle_shutdown import ActivityReporter
-from airflow_provider_smstudio.studio.runs import handover as conduct
 from airflow_provider_smstudio.studio.runs.handover import Handover
 from airflow_provider_smstudio.studio.runs.identity import owner_of
 from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
 from airflow_provider_smstudio.studio.runs.log import RunLog
 from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
 from airflow_provider_smstudio.studio.runs.saver import NotebookSaver
+from airflow_provider_smstudio.studio.runs.worker_loop import WorkerLoop
 from tests.helpers.bench import Bench, both_ways
 from tests.helpers.deferred import begin, watch
 from tests.helpers.faults import wait_for
@@ -132,7 +132,9 @@ def test_a_process_that_is_stopped(either: Bench, left: bool) -> None:
 
 def test_a_later_try_shows_what_had_run(either: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the earlier process has logged since it lost its supervisor is nowhere else."""
-    monkeypatch.setattr(conduct, "RunOptions", partial(RunOptions, autosave_interval=0))
+    monkeypatch.setattr(
+        "airflow_provider_smstudio.studio.runs.handover.RunOptions", partial(RunOptions, autosave_interval=0)
+    )
     tolerated = new_code_cell("raise KeyError('tolerated')", metadata={"tags": ["raises-exception"]})
     path = either.write("print('first')\nNone or 'value'", tolerated, CELLS[1], CELLS[2])
 
@@ -162,7 +164,9 @@ def test_ended_for_good_while_it_shows_what_had_run(
     space: Bench, monkeypatch: pytest.MonkeyPatch, complete: bool
 ) -> None:
     """As by ``execution_timeout``: the kernel that an earlier try has left goes as well."""
-    monkeypatch.setattr(conduct, "RunOptions", partial(RunOptions, autosave_interval=0))
+    monkeypatch.setattr(
+        "airflow_provider_smstudio.studio.runs.handover.RunOptions", partial(RunOptions, autosave_interval=0)
+    )
     path = space.write("print('first')", CELLS[1], CELLS[2])
 
     def stop(event: ev.Event) -> None:
@@ -173,17 +177,17 @@ def test_ended_for_good_while_it_shows_what_had_run(
         if isinstance(event, ev.CellHadRun):
             raise KeyboardInterrupt
 
-    first = space.studio.runner(job_of(space, path), listener=stop, leaves_run=lambda: True)
+    first = space.studio.runner(spec_of(space, path), listener=stop, leaves_run=lambda: True)
     if complete:
         with monkeypatch.context() as patch:  # lost between its end and its tidying up
-            patch.setattr(NotebookRunner, "_release", lambda runner: runner._lease.leave())
-            space.run_job(job_of(space, path), space.listen)
+            patch.setattr(WorkerLoop, "release", lambda loop: loop._kernel.leave())
+            space.run_spec(spec_of(space, path), space.listen)
     else:
         with pytest.raises(RunTakenOverError):
             first.run()
     assert len(space.local.kernels()) == 1
     with pytest.raises(KeyboardInterrupt):
-        space.studio.runner(job_of(space, path, will_retry=False), listener=out_of_time).run()
+        space.studio.runner(spec_of(space, path, will_retry=False), listener=out_of_time).run()
     space.assert_clean()
 
 

@@ -216,7 +216,7 @@ def test_two_watchers_of_one_run(space: Bench, monkeypatch: pytest.MonkeyPatch) 
     async def both(first: NotebookWatcher) -> None:
         earlier = asyncio.ensure_future(first.watch())
         await asyncio.sleep(1)
-        later = NotebookWatcher(first._hub, first._shared, plain(handover))
+        later = NotebookWatcher(first._resources, first._shared, plain(handover))
         result = await later.watch()
         await later.leave()
         assert result.cells_executed == 1
