@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_provider_smstudio.studio.app_types import APP_TYPES, JUPYTER_LAB
+
 _INTEGRATION = "Amazon SageMaker Studio"
 
 # The keys are those of Airflow's provider_info.schema.json. Airflow 3.2+ builds the connection form from
@@ -27,7 +29,7 @@ _CONNECTION_TYPE: dict[str, Any] = {
         "app_type": {
             "label": "App type",
             "description": "JupyterLab: the app of a space. JupyterServer: Studio Classic, per user profile.",
-            "schema": {"type": "string", "enum": ["JupyterLab", "JupyterServer"], "default": "JupyterLab"},
+            "schema": {"type": "string", "enum": [*APP_TYPES], "default": JUPYTER_LAB},
         },
         "region_name": {
             "label": "AWS region",

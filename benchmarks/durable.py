@@ -31,7 +31,7 @@ from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.autosave import Autosave
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
-from airflow_provider_smstudio.studio.runs import handover
+from airflow_provider_smstudio.studio.runs import spec
 from airflow_provider_smstudio.studio.runs.worker_loop import WorkerLoop
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Client:
         """Run one job."""
         variant = job["variant"].partition("#")[0]
         options = OPTIONS[variant]
-        handover.RunOptions = lambda **_: options  # type: ignore[attr-defined, assignment]  # the job sets nothing
+        spec.RunOptions = lambda **_: options  # type: ignore[attr-defined, assignment]  # the job sets nothing
         watch = Stopwatch()
         key = job["output"] if variant != "none" else None
         wanted = RunSpec(job["notebook"], output_path=job["output"], run_key=key)

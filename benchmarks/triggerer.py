@@ -134,7 +134,7 @@ class Triggerer:
     async def go_on(self) -> Found:
         """See all runs to their ends."""
         from airflow_provider_smstudio.studio.jupyter import async_websocket
-        from airflow_provider_smstudio.studio.runs import shared as shared_resources
+        from airflow_provider_smstudio.studio.runs import shared_resources
         from airflow_provider_smstudio.triggers import notebook
 
         notebook.EARLIEST_EVENT = 0

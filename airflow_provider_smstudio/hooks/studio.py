@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_smstudio._compat import NOTSET, ArgNotSet, BaseHook
 from airflow_provider_smstudio._secrets import mask_login
 from airflow_provider_smstudio.get_provider_info import get_provider_info
-from airflow_provider_smstudio.studio.app_types import DOMAIN_ID, JUPYTER_LAB, JUPYTER_SERVER, NAME
+from airflow_provider_smstudio.studio.app_types import APP_TYPES, DOMAIN_ID, JUPYTER_LAB, NAME
 from airflow_provider_smstudio.studio.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -141,16 +141,17 @@ class SageMakerStudioHook(BaseHook):
         where = f"the connection {self.studio_conn_id!r}" if self.studio_conn_id else "a Studio connection"
         _check_name("domain_id", settings.domain_id, DOMAIN_ID, "d-abc123xyz", f"host of {where}")
         _check_name("user_profile_name", settings.user_profile_name, NAME, "jane-doe", f"login of {where}")
-        if settings.app_type not in (JUPYTER_LAB, JUPYTER_SERVER):
+        app = APP_TYPES.get(settings.app_type)
+        if app is None:
             raise InvalidInputError(
-                f"app_type {settings.app_type!r} is not known: use {JUPYTER_LAB!r} (the app of a space) or "
-                f"{JUPYTER_SERVER!r} (Studio Classic), as argument or in the extra of {where}"
+                f"app_type {settings.app_type!r} is not known: use {' or '.join(map(repr, APP_TYPES))} (Studio "
+                f"Classic), as argument or in the extra of {where}"
             )
-        if settings.app_type == JUPYTER_LAB:
+        if app.needs_space:
             _check_name("space_name", settings.space_name or "", NAME, "my-space", f"extra of {where}")
         elif settings.space_name:
             raise InvalidInputError(
-                f"space_name {settings.space_name!r} cannot be used with app_type {JUPYTER_SERVER!r}: Studio "
+                f"space_name {settings.space_name!r} cannot be used with app_type {app.name!r}: Studio "
                 f"Classic has one app per user profile. Remove space_name from the arguments and from the extra "
                 f"of {where}, or use app_type {JUPYTER_LAB!r}"
             )
@@ -238,7 +239,7 @@ class SageMakerStudioHook(BaseHook):
 
         :return: True if no check has failed, and all findings as one text.
         """
-        from airflow_provider_smstudio.hooks._connection_test import check_connection
+        from airflow_provider_smstudio.hooks._connection_check import check_connection
 
         return check_connection(self)
 

@@ -9,9 +9,9 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow_provider_smstudio import _values as values
-from airflow_provider_smstudio._arguments import STUDIO_TEMPLATE_FIELDS
+from airflow_provider_smstudio import _argument_values as values
 from airflow_provider_smstudio._compat import AirflowTaskTimeout, conf, other_runs
+from airflow_provider_smstudio._studio_arguments import STUDIO_TEMPLATE_FIELDS
 from airflow_provider_smstudio.operators.base import SageMakerStudioBaseOperator
 from airflow_provider_smstudio.studio.errors import InvalidInputError, StudioError, from_plain
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from airflow_provider_smstudio._arguments import StudioArguments
 from airflow_provider_smstudio._compat import BaseOperator
+from airflow_provider_smstudio._studio_arguments import StudioArguments
 
 
 class SageMakerStudioBaseOperator(StudioArguments, BaseOperator):

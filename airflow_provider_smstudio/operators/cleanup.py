@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_smstudio import _values as values
-from airflow_provider_smstudio._arguments import STUDIO_TEMPLATE_FIELDS
+from airflow_provider_smstudio import _argument_values as values
+from airflow_provider_smstudio._studio_arguments import STUDIO_TEMPLATE_FIELDS
 from airflow_provider_smstudio.operators.base import SageMakerStudioBaseOperator
 
 if TYPE_CHECKING:

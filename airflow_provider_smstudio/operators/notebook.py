@@ -9,8 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow_provider_smstudio import _values as values
-from airflow_provider_smstudio._arguments import STUDIO_TEMPLATE_FIELDS
+from airflow_provider_smstudio import _argument_values as values
 from airflow_provider_smstudio._compat import (
     AirflowFailException,
     AirflowTaskTimeout,
@@ -18,6 +17,7 @@ from airflow_provider_smstudio._compat import (
     policy_forbids_retry,
 )
 from airflow_provider_smstudio._run_name import run_name
+from airflow_provider_smstudio._studio_arguments import STUDIO_TEMPLATE_FIELDS
 from airflow_provider_smstudio._task_process import (
     TaskProcess,
     deadline_of,

@@ -7,8 +7,7 @@ from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow_provider_smstudio import _values as values
-from airflow_provider_smstudio._arguments import STUDIO_TEMPLATE_FIELDS, StudioArguments
+from airflow_provider_smstudio import _argument_values as values
 from airflow_provider_smstudio._compat import (
     AirflowException,
     AirflowFailException,
@@ -16,6 +15,7 @@ from airflow_provider_smstudio._compat import (
     conf,
     first_started,
 )
+from airflow_provider_smstudio._studio_arguments import STUDIO_TEMPLATE_FIELDS, StudioArguments
 from airflow_provider_smstudio.studio.errors import (
     AppError,
     InvalidInputError,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from airflow_provider_smstudio.studio.client import Studio
+    from airflow_provider_smstudio.studio.runs.result import RunResult
     from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
-    from airflow_provider_smstudio.studio.runs.spec import RunResult, RunSpec
+    from airflow_provider_smstudio.studio.runs.spec import RunSpec
     from airflow_provider_smstudio.studio.sagemaker.control_plane import AppState
 
 __all__ = ["AppState", "NotebookRunner", "RunResult", "RunSpec", "Studio"]
@@ -21,7 +22,7 @@ _HOMES = {
     "AppState": "sagemaker.control_plane",
     "RunSpec": "runs.spec",
     "NotebookRunner": "runs.runner",
-    "RunResult": "runs.spec",
+    "RunResult": "runs.result",
     "Studio": "client",
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import posixpath
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from airflow_provider_smstudio.studio.notebook import document as nb
 from airflow_provider_smstudio.studio.runs import identity, resume, saved_run
 from airflow_provider_smstudio.studio.runs.abandoned import AbandonedRun, abandoned_runs, remove
 from airflow_provider_smstudio.studio.runs.runner import Listener, NotebookRunner
-from airflow_provider_smstudio.studio.runs.spec import ON_UNKNOWN_CELL, RESUME, RunSpec
+from airflow_provider_smstudio.studio.runs.spec import RunSpec
 from airflow_provider_smstudio.studio.sagemaker.control_plane import AppState, ControlPlane
 
 log = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class Studio:
         :return: the runner. Its ``run()`` runs the notebook. Its ``stop()`` ends the run from a signal handler or
             from another thread.
         """
-        _check_spec(spec)
+        spec.check()
         state = self.check_ready()
         if spec.upload_from:
             self.upload(spec.upload_from, spec.notebook_path)
@@ -249,22 +249,3 @@ def _read_file(source: str) -> str:
         raise NotebookNotFoundError(
             f"{source!r} could not be read on this worker: {reason}", path=source
         ) from None
-
-
-def _check_spec(spec: RunSpec) -> None:
-    """Reject wrong settings before the client sends any request."""
-    nb.clean_path(spec.notebook_path, "notebook_path")
-    if spec.output_path is not None:
-        nb.clean_path(spec.output_path, "output_path")
-    for name, choices in (("resume", RESUME), ("on_unknown_cell", ON_UNKNOWN_CELL)):
-        if getattr(spec, name) not in choices:
-            wanted = ", ".join(map(repr, choices))
-            raise InvalidInputError(f"{name} must be one of {wanted}, not {getattr(spec, name)!r}")
-    if isinstance(spec.record_mib, bool) or not isinstance(spec.record_mib, (int, float)) or spec.record_mib < 0:
-        raise InvalidInputError(f"record_mib must be a number of MiB, not {spec.record_mib!r}")
-    for name in ("cell_timeout", "kernel_start_timeout", "reconnect_timeout"):
-        value = getattr(spec, name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
-            raise InvalidInputError(f"{name} must be a positive number of seconds, not {value!r}")
-    if not isinstance(spec.parameters, Mapping):
-        raise InvalidInputError(f"parameters must be a dict, not {type(spec.parameters).__name__}")

@@ -55,10 +55,10 @@ class SageMakerStudioAppTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Check the app until there is a result, then fire."""
         # The first import of the client takes half a second, which is too long for an event loop.
-        await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.runs.shared")
+        await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.runs.shared_resources")
 
         from airflow_provider_smstudio.studio.errors import StudioError, to_plain
-        from airflow_provider_smstudio.studio.runs.shared import SharedResources
+        from airflow_provider_smstudio.studio.runs.shared_resources import SharedResources
         from airflow_provider_smstudio.studio.sagemaker.readiness import look
 
         began = time.monotonic()

@@ -71,10 +71,10 @@ class SageMakerStudioAppChangeTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Take steps until no step is left, then fire."""
         # The first import of the client takes half a second, which is too long for an event loop.
-        await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.runs.shared")
+        await asyncio.to_thread(import_module, "airflow_provider_smstudio.studio.runs.shared_resources")
 
         from airflow_provider_smstudio.studio.errors import AppError, StudioError, to_plain
-        from airflow_provider_smstudio.studio.runs.shared import SharedResources
+        from airflow_provider_smstudio.studio.runs.shared_resources import SharedResources
 
         began = time.monotonic()
         payload: dict[str, Any]

@@ -144,7 +144,7 @@ class SageMakerStudioNotebookTrigger(BaseTrigger):
 
         from airflow_provider_smstudio.studio.runs.handover import Handover
         from airflow_provider_smstudio.studio.runs.log import RunLog
-        from airflow_provider_smstudio.studio.runs.shared import SharedResources
+        from airflow_provider_smstudio.studio.runs.shared_resources import SharedResources
         from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
         exit_stack = self._exit_stack = AsyncExitStack()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_smstudio.local import LocalStudio
-from airflow_provider_smstudio.studio.runs.spec import RunResult
+from airflow_provider_smstudio.studio.runs.result import RunResult
 from tests.helpers import ROOT
 from tests.helpers.dags_test import EXAMPLES, plain_environment
 

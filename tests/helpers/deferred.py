@@ -10,7 +10,7 @@ from dataclasses import replace
 from airflow_provider_smstudio.studio import RunResult, RunSpec, Studio
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.runs.handover import Handover
-from airflow_provider_smstudio.studio.runs.shared import SharedResources, in_thread
+from airflow_provider_smstudio.studio.runs.shared_resources import SharedResources, in_thread
 from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 from tests.helpers.bench import Bench, client_of
 

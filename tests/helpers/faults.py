@@ -15,7 +15,7 @@ from airflow_provider_smstudio.studio.execution import autosave
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter import async_websocket, websocket
-from airflow_provider_smstudio.studio.runs import handover
+from airflow_provider_smstudio.studio.runs import spec
 from tests.helpers.bench import Bench
 
 Fault = Callable[[LocalStudio], None]
@@ -52,18 +52,18 @@ def hurry(patch: pytest.MonkeyPatch) -> None:
     def options(**given: object) -> RunOptions:
         return replace(quick, **given)  # type: ignore[arg-type]  # passed on as they are
 
-    patch.setattr(handover, "RunOptions", options)
+    patch.setattr(spec, "RunOptions", options)
 
 
 def set_options(patch: pytest.MonkeyPatch, **changes: Any) -> None:
     """Set some options of all runs, after what else has set some."""
-    before = handover.RunOptions  # type: ignore[attr-defined]  # may be replaced already
+    before = spec.RunOptions  # type: ignore[attr-defined]  # may be replaced already
 
     def options(**given: Any) -> RunOptions:
         found: RunOptions = before(**{**given, **changes})
         return found
 
-    patch.setattr(handover, "RunOptions", options)
+    patch.setattr(spec, "RunOptions", options)
 
 
 def at(moment: str, bench: Bench, fault: Callable[[], object]) -> Callable[[ev.Event], None]:

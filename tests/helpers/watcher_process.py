@@ -14,7 +14,7 @@ import boto3
 from airflow_provider_smstudio.studio import Studio
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.runs.handover import Handover
-from airflow_provider_smstudio.studio.runs.shared import SharedResources
+from airflow_provider_smstudio.studio.runs.shared_resources import SharedResources
 from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 
 

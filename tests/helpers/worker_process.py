@@ -22,7 +22,7 @@ from airflow_provider_smstudio.studio.errors import StudioError
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
 from airflow_provider_smstudio.studio.jupyter import websocket
-from airflow_provider_smstudio.studio.runs import handover
+from airflow_provider_smstudio.studio.runs import spec
 from airflow_provider_smstudio.studio.runs.log import RunLog
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     def options(**given: Any) -> RunOptions:
         return replace(quick, **given)
 
-    handover.RunOptions = options  # type: ignore[attr-defined, assignment]  # patched
+    spec.RunOptions = options  # type: ignore[attr-defined, assignment]  # patched
     studio = Studio(boto3.client("sagemaker"), **asked["options"])
     live = RunLog(lambda level, line: say(line))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_smstudio._arguments import STUDIO_TEMPLATE_FIELDS
+from airflow_provider_smstudio._studio_arguments import STUDIO_TEMPLATE_FIELDS
 from airflow_provider_smstudio.operators.app import SageMakerStudioStartAppOperator, SageMakerStudioStopAppOperator
 from airflow_provider_smstudio.operators.cleanup import SageMakerStudioCleanupOperator
 from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator

@@ -19,7 +19,7 @@ import pytest
 from jinja2 import StrictUndefined
 from nbformat.v4 import new_code_cell, new_notebook
 
-from airflow_provider_smstudio import _values as values
+from airflow_provider_smstudio import _argument_values as values
 from airflow_provider_smstudio._compat import Context
 from airflow_provider_smstudio._run_name import run_name
 from airflow_provider_smstudio.local import LocalStudio

@@ -17,7 +17,8 @@ from airflow_provider_smstudio.studio.protocol import kernel_record_source
 from airflow_provider_smstudio.studio.runs import saved_run
 from airflow_provider_smstudio.studio.runs.handover import Handover
 from airflow_provider_smstudio.studio.runs.identity import Identity, owner_of, watched_since
-from airflow_provider_smstudio.studio.runs.spec import RunResult, RunSpec
+from airflow_provider_smstudio.studio.runs.result import RunResult
+from airflow_provider_smstudio.studio.runs.spec import RunSpec
 from airflow_provider_smstudio.studio.sagemaker import app_tags
 from tests.helpers.run_driver import Driver
 

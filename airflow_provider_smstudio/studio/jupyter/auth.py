@@ -18,11 +18,10 @@ from urllib.parse import parse_qsl, urljoin, urlsplit
 import requests
 from requests.cookies import get_cookie_header
 
-from airflow_provider_smstudio.studio.app_types import BASE_PATHS, JUPYTER_LAB, JUPYTER_SERVER
+from airflow_provider_smstudio.studio.app_types import app_type_of
 from airflow_provider_smstudio.studio.errors import (
     AppFailedError,
     AppNotReadyError,
-    InvalidInputError,
     LoginError,
     LoginLinkExpiredError,
     NoAnswerError,
@@ -65,8 +64,7 @@ class StudioSession:
         verify: bool | str = True,
         on_secret: Callable[[str], None] | None = None,
     ) -> None:
-        if app_type not in BASE_PATHS:
-            raise InvalidInputError(f"app_type must be one of {', '.join(BASE_PATHS)}, not {app_type!r}")
+        self.app = app_type_of(app_type)
         protect_library_logs()
         self.app_type = app_type
         self._presign = presign
@@ -85,7 +83,7 @@ class StudioSession:
     def base_url(self) -> str:
         """The Jupyter server's base URL, without a trailing slash. Logs in if there was no login yet."""
         self._ensure()
-        return f"{self._origin}{BASE_PATHS[self.app_type]}"
+        return f"{self._origin}{self.app.base_path}"
 
     def close(self) -> None:
         """Close the connections. The login stays valid in Studio until it expires."""
@@ -139,7 +137,7 @@ class StudioSession:
         """
         if self._logins == 0:
             raise ServerError(f"GET {path} was not sent: there has been no login", method="GET", path=path)
-        url = f"{self._origin}{BASE_PATHS[self.app_type]}/{path}"
+        url = f"{self._origin}{self.app.base_path}/{path}"
         try:
             return self._http.get(url, allow_redirects=False, timeout=timeout, verify=self._verify)
         except requests.RequestException as error:
@@ -165,7 +163,7 @@ class StudioSession:
         return self._logins
 
     def _send(self, method: str, path: str, timeout: float, kwargs: dict[str, Any]) -> requests.Response:
-        url = f"{self._origin}{BASE_PATHS[self.app_type]}/{path}"
+        url = f"{self._origin}{self.app.base_path}/{path}"
         headers = {**kwargs.pop("headers", {}), "X-XSRFToken": self._xsrf}
         tries = 1 if method == "POST" else _TRIES
         passing = (500, 502, 503, 504) if method == "GET" else (502, 503, 504)
@@ -245,8 +243,8 @@ class StudioSession:
         self._http = requests.Session()
         self._origin = f"{parts.scheme}://{parts.netloc}"
         self._open_link(url)
-        if self.app_type == JUPYTER_SERVER:
-            self._check_classic_app()
+        if self.app.gateway_tells_status:
+            self._check_status()
         self._fetch_xsrf()
         for cookie in self._http.cookies:
             if cookie.value and len(cookie.value) >= 8:
@@ -298,26 +296,25 @@ class StudioSession:
             # The original error contains the presigned URL.
             raise NoAnswerError(f"no answer from Studio at {self._origin}: {_describe(error)}") from None
 
-    def _check_classic_app(self) -> None:
+    def _check_status(self) -> None:
         """Ask Classic's gateway for the app's status. The login itself has already started a stopped app."""
-        response = self._get(f"{self._origin}/app?appType={JUPYTER_SERVER}&appName=default")
+        response = self._get(f"{self._origin}/app?appType={self.app_type}&appName=default")
         status = response.text.strip().strip('"') if response.status_code == 200 else ""
         if status in _DEAD_STATUSES:
             raise AppFailedError(
-                f"the JupyterServer app is {status}", app_type=self.app_type, status=status, failure_reason=None
+                f"the {self.app_type} app is {status}", app_type=self.app_type, status=status, failure_reason=None
             )
         if status in ("Pending", "Starting", "Deleting"):
             raise AppNotReadyError(
-                f"the JupyterServer app is {status}. Wait for it with SageMakerStudioAppSensor",
+                f"the {self.app_type} app is {status}. Wait for it with SageMakerStudioAppSensor",
                 app_type=self.app_type,
                 status=status,
             )
 
     def _fetch_xsrf(self) -> None:
-        self._xsrf = self._xsrf_cookie(own=self.app_type == JUPYTER_LAB)
+        self._xsrf = self._xsrf_cookie(own=self.app.sets_own_xsrf)
         if not self._xsrf:
-            page = "/lab" if self.app_type == JUPYTER_LAB else ""
-            _, left = self._follow(f"{self._origin}{BASE_PATHS[self.app_type]}{page}")
+            _, left = self._follow(f"{self._origin}{self.app.base_path}{self.app.page}")
             if left:
                 raise LoginError("Studio accepted the presigned URL, and then asked to sign in")
             self._xsrf = self._xsrf_cookie()
@@ -334,7 +331,7 @@ class StudioSession:
         :param own: use only the Jupyter server's cookie, whose path is the base path. The gateway may set another
             one.
         """
-        base = f"{BASE_PATHS[self.app_type]}/"
+        base = f"{self.app.base_path}/"
         fitting = [
             cookie
             for cookie in self._http.cookies
@@ -347,7 +344,7 @@ class StudioSession:
 
     def _prove(self) -> None:
         """Check that Jupyter itself answers: pages of the gateway also have status 200."""
-        url = f"{self._origin}{BASE_PATHS[self.app_type]}/api/kernels"
+        url = f"{self._origin}{self.app.base_path}/api/kernels"
         response = self._get(url)
         for pause in _PROOF_PAUSES:
             if response.status_code != 500:

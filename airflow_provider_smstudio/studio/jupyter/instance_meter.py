@@ -10,7 +10,6 @@ import math
 import time
 from typing import Any
 
-from airflow_provider_smstudio.studio.app_types import JUPYTER_LAB
 from airflow_provider_smstudio.studio.jupyter.auth import StudioSession
 from airflow_provider_smstudio.studio.jupyter.background import Begin
 from airflow_provider_smstudio.studio.protocol.instance_metrics import THRESHOLDS, Memory, Reading, read_memory
@@ -90,7 +89,7 @@ class InstanceMeter:
             self._busy = False
 
     def _is_quiet(self, now: float) -> bool:
-        if self._session.app_type != JUPYTER_LAB:
+        if not self._session.app.has_metrics:
             return True
         return now < self._quiet_until and self._session.logins == self._quiet_login
 

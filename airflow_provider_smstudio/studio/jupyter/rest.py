@@ -13,7 +13,6 @@ from urllib.parse import quote, urlsplit
 import requests
 from nbformat import NotebookNode
 
-from airflow_provider_smstudio.studio.app_types import JUPYTER_SERVER
 from airflow_provider_smstudio.studio.errors import (
     NotANotebookError,
     NotebookNotFoundError,
@@ -47,7 +46,7 @@ class JupyterServer:
     @property
     def classic(self) -> bool:
         """Whether this is Studio Classic's server, whose kernels run in apps of their own."""
-        return self.session.app_type == JUPYTER_SERVER
+        return self.session.app.kernels_in_apps
 
     def output_url(self, path: str) -> str:
         """Return the URL of a file for a browser that is logged in to Studio. It contains no secret."""
@@ -186,8 +185,7 @@ class JupyterServer:
         :param timeout: limit for the answer, in seconds.
         :return: the session, with its ``id`` and ``kernel``.
         """
-        kind = "notebook" if self.classic else "console"
-        body = {"path": path, "name": name, "type": kind, "kernel": kernel}
+        body = {"path": path, "name": name, "type": self.session.app.session_type, "kernel": kernel}
         response = self._call("POST", "api/sessions", json=body, ok=(201,), timeout=timeout)
         return _with_id(response, ("id",), ("kernel", "id"))
 

@@ -16,7 +16,7 @@ from typing import Any
 from airflow_provider_smstudio.studio.errors import InvalidInputError
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.runs.identity import is_our_session, watched_since
-from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
+from airflow_provider_smstudio.studio.runs.remote_kernel import RemoteKernel
 
 log = logging.getLogger(__name__)
 

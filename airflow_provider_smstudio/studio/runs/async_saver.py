@@ -13,7 +13,12 @@ from airflow_provider_smstudio.studio.execution.run import NotebookRun
 from airflow_provider_smstudio.studio.notebook.spool import NotebookSpool
 from airflow_provider_smstudio.studio.runs import spooled_notebook
 from airflow_provider_smstudio.studio.runs.output_guard import OutputGuard
-from airflow_provider_smstudio.studio.runs.shared import SharedResources, SharedStudio, StudioClient, in_thread
+from airflow_provider_smstudio.studio.runs.shared_resources import (
+    SharedResources,
+    SharedStudio,
+    StudioClient,
+    in_thread,
+)
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from airflow_provider_smstudio.studio.errors import RunKilledError, RunTakenOverError, StudioError
 from airflow_provider_smstudio.studio.execution.run import NotebookRun
-from airflow_provider_smstudio.studio.runs import handover
-from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
+from airflow_provider_smstudio.studio.runs import decisions
+from airflow_provider_smstudio.studio.runs.remote_kernel import RemoteKernel
 from airflow_provider_smstudio.studio.runs.spec import RunSpec
 
 
@@ -78,7 +78,7 @@ class RunEnding:
         if error is None:
             return False
         stopped = bool(self.reason) and (isinstance(error, RunKilledError) or not self.is_left())
-        kept = handover.keeps_kernel(self._spec, error, stopped=stopped, reached=kernel.was_reached)
+        kept = decisions.keeps_kernel(self._spec, error, stopped=stopped, reached=kernel.was_reached)
         if kept and not isinstance(error, RunTakenOverError):
             kept = self.try_follows(error)
         return kept

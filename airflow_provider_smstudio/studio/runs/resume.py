@@ -16,10 +16,10 @@ from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.jupyter.kernel_removal import remove_kernel
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
 from airflow_provider_smstudio.studio.notebook import document as nb
-from airflow_provider_smstudio.studio.runs import handover, saved_run
+from airflow_provider_smstudio.studio.runs import decisions, saved_run
 from airflow_provider_smstudio.studio.runs.identity import Identity
-from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
 from airflow_provider_smstudio.studio.runs.prepare import Prepared
+from airflow_provider_smstudio.studio.runs.remote_kernel import RemoteKernel
 from airflow_provider_smstudio.studio.runs.spec import RunSpec
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def session_of(server: JupyterServer, spec: RunSpec, who: Identity, prepared: Pr
     """
     if spec.run_key is None:
         return None
-    path = handover.session_path(spec, who)
+    path = decisions.session_path(spec, who)
     sessions = server.sessions()
     for item in sessions:
         if item.get("path") == who.probe_path(path):  # that try was lost while it checked its kernel
@@ -87,7 +87,7 @@ def remove_session(server: JupyterServer, spec: RunSpec, who: Identity) -> None:
 
     :raises StudioError: when the server did not list its sessions.
     """
-    path = handover.session_path(spec, who)
+    path = decisions.session_path(spec, who)
     for item in server.sessions():
         if item.get("path") == path:
             log.info("no other try follows: removing the kernel that was left for it")

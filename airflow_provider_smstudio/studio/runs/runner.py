@@ -23,15 +23,16 @@ from airflow_provider_smstudio.studio.execution.run import NotebookRun
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import KernelProbe
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer, save_request
 from airflow_provider_smstudio.studio.notebook import document as nb
-from airflow_provider_smstudio.studio.runs import handover, identity, resume, saved_run
+from airflow_provider_smstudio.studio.runs import decisions, identity, resume, saved_run
 from airflow_provider_smstudio.studio.runs.ending import RunEnding, release_kernel
 from airflow_provider_smstudio.studio.runs.handover import Handover
 from airflow_provider_smstudio.studio.runs.identity import owner_of
-from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
 from airflow_provider_smstudio.studio.runs.observer import Observer
 from airflow_provider_smstudio.studio.runs.output_guard import OutputGuard
 from airflow_provider_smstudio.studio.runs.prepare import Prepared, prepare
-from airflow_provider_smstudio.studio.runs.spec import RunResult, RunSpec
+from airflow_provider_smstudio.studio.runs.remote_kernel import RemoteKernel
+from airflow_provider_smstudio.studio.runs.result import RunResult, result_of
+from airflow_provider_smstudio.studio.runs.spec import RunSpec
 from airflow_provider_smstudio.studio.runs.worker_loop import WorkerLoop
 
 log = logging.getLogger(__name__)
@@ -152,8 +153,8 @@ class NotebookRunner:
         run = NotebookRun(
             notebook,
             session_id=client_session,
-            options=handover.run_options(
-                self._spec, start_timeout=self._start_timeout(first=first), classic=self._server.classic
+            options=self._spec.run_options(
+                start_timeout=self._start_timeout(first=first), classic=self._server.classic
             ),
             now=time.monotonic(),
             where=where,
@@ -245,7 +246,7 @@ class NotebookRunner:
         return min(patience, _MUTE_LIMIT) if first and not self._server.classic else patience
 
     def _result(self, prepared: Prepared, executed: int, startup: float, *, resumed: bool) -> RunResult:
-        return handover.result(
+        return result_of(
             prepared.notebook,
             self._spec,
             output_path=self._guard.path,
@@ -323,7 +324,7 @@ class NotebookRunner:
 
     @property
     def _session_path(self) -> str:
-        return handover.session_path(self._spec, self._who)
+        return decisions.session_path(self._spec, self._who)
 
     def _session_name(self, cell: int | None = None) -> str:
         return self._who.session_name(self._owner, cell, since=self._since)

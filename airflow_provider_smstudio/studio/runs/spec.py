@@ -1,10 +1,14 @@
-"""The request of a caller for a run, and the result of the run."""
+"""The request of a caller for a run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from airflow_provider_smstudio.studio.errors import InvalidInputError
+from airflow_provider_smstudio.studio.execution.options import RunOptions
+from airflow_provider_smstudio.studio.notebook.paths import clean_path
 
 RESUME = ("auto", "failed_cell", "never")
 ON_UNKNOWN_CELL = ("fail", "rerun")
@@ -78,48 +82,50 @@ class RunSpec:
     record_mib: float = 100.0
     skip_if_output_complete: bool = False
 
+    def check(self) -> None:
+        """Reject wrong settings before the client sends any request.
 
-@dataclass(frozen=True)
-class RunResult:
-    """The result of a run; small and plain, for XCom.
+        :raises InvalidInputError: with the setting and its value.
+        """
+        clean_path(self.notebook_path, "notebook_path")
+        if self.output_path is not None:
+            clean_path(self.output_path, "output_path")
+        for name, choices in (("resume", RESUME), ("on_unknown_cell", ON_UNKNOWN_CELL)):
+            if getattr(self, name) not in choices:
+                wanted = ", ".join(map(repr, choices))
+                raise InvalidInputError(f"{name} must be one of {wanted}, not {getattr(self, name)!r}")
+        if (
+            isinstance(self.record_mib, bool)
+            or not isinstance(self.record_mib, (int, float))
+            or self.record_mib < 0
+        ):
+            raise InvalidInputError(f"record_mib must be a number of MiB, not {self.record_mib!r}")
+        for name in ("cell_timeout", "kernel_start_timeout", "reconnect_timeout"):
+            value = getattr(self, name)
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0
+            ):
+                raise InvalidInputError(f"{name} must be a positive number of seconds, not {value!r}")
+        if not isinstance(self.parameters, Mapping):
+            raise InvalidInputError(f"parameters must be a dict, not {type(self.parameters).__name__}")
 
-    :ivar status: ``success``, or ``stopped`` if the notebook ended itself before its last cell.
-    :ivar notebook_path: the source notebook.
-    :ivar output_path: the executed notebook, below the Studio home.
-    :ivar output_url: the URL of the executed notebook, for a browser that is logged in to Studio. It contains no
-        secret.
-    :ivar kernel_name: the kernel.
-    :ivar instance_type: the instance under the kernel, if it is known.
-    :ivar cells: how many cells there were to run.
-    :ivar cells_executed: how many cells ran.
-    :ivar started_at: the start, in ISO 8601, UTC.
-    :ivar duration: the time from the kernel's start to the last cell's end, in seconds.
-    :ivar startup_seconds: the time before, for login, notebook and kernel, in seconds.
-    :ivar failed_cells: numbers of the cells that raised an error, and were allowed to.
-    :ivar incomplete_cells: numbers of the cells that lost output.
-    :ivar resumed: whether an earlier process began the run.
-    :ivar values: the values that the notebook publishes, by name; see :mod:`values`.
-    :ivar skipped: whether nothing was run, because the executed notebook was complete already. Then all other
-        fields describe the run that made this notebook.
-    """
+    def run_options(self, *, start_timeout: float, classic: bool) -> RunOptions:
+        """Return the limits and switches of a run.
 
-    status: str
-    notebook_path: str
-    output_path: str
-    output_url: str
-    kernel_name: str
-    instance_type: str | None
-    cells: int
-    cells_executed: int
-    started_at: str
-    duration: float
-    startup_seconds: float
-    failed_cells: list[int]
-    incomplete_cells: list[int]
-    resumed: bool = False
-    skipped: bool = False
-    values: dict[str, Any] = field(default_factory=dict)
+        :param start_timeout: how many seconds the kernel has until its first answer.
+        """
+        options = RunOptions(
+            allow_errors=self.allow_errors,
+            cell_timeout=self.cell_timeout,
+            kernel_start_timeout=start_timeout,
+            reconnect_timeout=self.reconnect_timeout,
+            record_limit=int(self.record_mib * 2**20),
+            on_unknown_cell=self.on_unknown_cell,
+            replays=not classic,
+        )
+        # In Classic, each kernel runs in its own app, so that a second kernel cannot see its process.
+        return replace(options, crash_check_after=None) if classic else options
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the result as a dict of plain values."""
-        return asdict(self)
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -22,12 +22,17 @@ from airflow_provider_smstudio.studio.jupyter.background import in_daemon
 from airflow_provider_smstudio.studio.jupyter.idle_shutdown import ActivityReporter
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import KernelProbe
 from airflow_provider_smstudio.studio.protocol.messages import Message
-from airflow_provider_smstudio.studio.runs import handover
+from airflow_provider_smstudio.studio.runs import decisions
 from airflow_provider_smstudio.studio.runs.async_saver import AsyncNotebookSaver
-from airflow_provider_smstudio.studio.runs.handover import KILL_GRACE
-from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
+from airflow_provider_smstudio.studio.runs.decisions import KILL_GRACE
 from airflow_provider_smstudio.studio.runs.memory_watch import look
-from airflow_provider_smstudio.studio.runs.shared import SharedResources, SharedStudio, StudioClient, in_thread
+from airflow_provider_smstudio.studio.runs.remote_kernel import RemoteKernel
+from airflow_provider_smstudio.studio.runs.shared_resources import (
+    SharedResources,
+    SharedStudio,
+    StudioClient,
+    in_thread,
+)
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +134,7 @@ class TriggererLoop:
         self._activity.look(self._kernel.kernel_id if run.at_work else None, now, begin)
         found = self._probe.take()
         if found is not None:
-            handover.tell_finding(found)
+            decisions.tell_finding(found)
             await self.carry_out(run, run.process_found(found.there, found.began, now))
         if run.memory.due(now):
             await self.carry_out(run, look(run, self._server.meter, self._shared.begin, now))
@@ -158,7 +163,7 @@ class TriggererLoop:
             elif isinstance(event, ev.CheckKernel):
                 await self.carry_out(run, await self._check(run))
             elif isinstance(event, ev.CheckProcess):
-                handover.tell_silence(event)
+                decisions.tell_silence(event)
                 self._probe.begin(self._kernel.kernel_id or "", event.process, in_daemon)
             elif isinstance(event, ev.Save):
                 await self.save(run, last=event.required)

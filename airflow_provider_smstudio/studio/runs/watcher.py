@@ -26,21 +26,15 @@ from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.run import NotebookRun
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import KernelProbe
 from airflow_provider_smstudio.studio.notebook import document as nb
-from airflow_provider_smstudio.studio.runs import identity, saved_run
+from airflow_provider_smstudio.studio.runs import decisions, identity, saved_run
 from airflow_provider_smstudio.studio.runs.async_saver import SAVES_A_SECOND, AsyncNotebookSaver
-from airflow_provider_smstudio.studio.runs.handover import (
-    Handover,
-    keeps_kernel,
-    result,
-    run_options,
-    session_path,
-)
+from airflow_provider_smstudio.studio.runs.handover import Handover
 from airflow_provider_smstudio.studio.runs.identity import owner_of
-from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
 from airflow_provider_smstudio.studio.runs.observer import Observer
 from airflow_provider_smstudio.studio.runs.output_guard import OutputGuard
-from airflow_provider_smstudio.studio.runs.shared import SharedResources, SharedStudio, StudioClient
-from airflow_provider_smstudio.studio.runs.spec import RunResult
+from airflow_provider_smstudio.studio.runs.remote_kernel import RemoteKernel
+from airflow_provider_smstudio.studio.runs.result import RunResult, result_of
+from airflow_provider_smstudio.studio.runs.shared_resources import SharedResources, SharedStudio, StudioClient
 from airflow_provider_smstudio.studio.runs.triggerer_loop import HANDSHAKE_LIMIT, TriggererLoop
 
 log = logging.getLogger(__name__)
@@ -85,7 +79,7 @@ class NotebookWatcher:
             shared,
             self._kernel,
             self._saver,
-            probe=KernelProbe(self._server, self._who.probe_path(session_path(self._spec, self._who))),
+            probe=KernelProbe(self._server, self._who.probe_path(decisions.session_path(self._spec, self._who))),
             listener=Observer(listener, "the run's listener"),
             client_session=self._who.client_session,
             session_name=self._name,
@@ -173,7 +167,7 @@ class NotebookWatcher:
         :raises RunTakenOverError: when a process of another try watches the run.
         """
         session = await self._shared.call(self._server.find_session, self._handover.session_id)
-        if session is None or session.get("path") != session_path(self._spec, self._who):
+        if session is None or session.get("path") != decisions.session_path(self._spec, self._who):
             return None
         owner = owner_of(session.get("name"))[0]
         if owner is not None and not owner.startswith(self._handover.owner):
@@ -201,8 +195,8 @@ class NotebookWatcher:
         return NotebookRun(
             notebook,
             session_id=self._who.client_session,
-            options=run_options(
-                self._spec, start_timeout=self._spec.kernel_start_timeout, classic=self._server.classic
+            options=self._spec.run_options(
+                start_timeout=self._spec.kernel_start_timeout, classic=self._server.classic
             ),
             now=time.monotonic(),
             where=self._handover.instance_type,
@@ -257,7 +251,7 @@ class NotebookWatcher:
     async def _end(self, run: NotebookRun) -> RunResult:
         error = self._kernel.ownership.taken_over or run.error or self._loop.last_save_error
         reached = self._kernel.was_reached
-        kept = keeps_kernel(self._spec, error, stopped=bool(self._loop.stop_reason), reached=reached)
+        kept = decisions.keeps_kernel(self._spec, error, stopped=bool(self._loop.stop_reason), reached=reached)
         if kept:
             if error is not None and not isinstance(error, RunError):
                 log.warning("the kernel is left running for the next try")
@@ -275,7 +269,7 @@ class NotebookWatcher:
         return error
 
     def _result(self, notebook: NotebookNode) -> RunResult:
-        return result(
+        return result_of(
             notebook,
             self._spec,
             output_path=self._path,

@@ -21,13 +21,13 @@ from airflow_provider_smstudio.studio.jupyter.idle_shutdown import ActivityRepor
 from airflow_provider_smstudio.studio.jupyter.kernel_probe import KernelProbe
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer, save_request
 from airflow_provider_smstudio.studio.protocol import messages
-from airflow_provider_smstudio.studio.runs import handover
+from airflow_provider_smstudio.studio.runs import decisions
 from airflow_provider_smstudio.studio.runs.cancellable import while_wanted
+from airflow_provider_smstudio.studio.runs.decisions import KILL_GRACE
 from airflow_provider_smstudio.studio.runs.ending import RunEnding, left_error, release_kernel
-from airflow_provider_smstudio.studio.runs.handover import KILL_GRACE
-from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
 from airflow_provider_smstudio.studio.runs.memory_watch import look
 from airflow_provider_smstudio.studio.runs.output_guard import OutputGuard
+from airflow_provider_smstudio.studio.runs.remote_kernel import RemoteKernel
 from airflow_provider_smstudio.studio.runs.saver import NotebookSaver
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ class WorkerLoop:
         self._activity.look(self._kernel.kernel_id if run.at_work else None, now, in_daemon)
         found = self._probe.take()
         if found is not None:
-            handover.tell_finding(found)
+            decisions.tell_finding(found)
             self.carry_out(run, run.process_found(found.there, found.began, now))
         if message is not None:
             self.carry_out(run, run.receive(message, now))
@@ -177,7 +177,7 @@ class WorkerLoop:
             elif isinstance(event, ev.CheckKernel):
                 self.carry_out(run, self._check(run))
             elif isinstance(event, ev.CheckProcess):
-                handover.tell_silence(event)
+                decisions.tell_silence(event)
                 self._probe.begin(self._kernel.kernel_id or "", event.process, in_daemon)
             elif isinstance(event, ev.Save):
                 self._save(run, last=event.required)

@@ -9,7 +9,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from airflow_provider_smstudio.studio.app_types import BASE_PATHS, JUPYTER_LAB, JUPYTER_SERVER
+from airflow_provider_smstudio.studio.app_types import app_type_of
 from airflow_provider_smstudio.studio.errors import (
     AppFailedError,
     AppNotReadyError,
@@ -70,26 +70,18 @@ class ControlPlane:
     def __init__(
         self, client: Any, *, domain_id: str, user_profile_name: str, space_name: str | None, app_type: str
     ) -> None:
-        if app_type not in BASE_PATHS:
-            raise InvalidInputError(f"app_type must be one of {', '.join(BASE_PATHS)}, not {app_type!r}")
-        if app_type == JUPYTER_LAB and not space_name:
-            raise InvalidInputError("space_name is missing: a JupyterLab app always belongs to a space")
-        if app_type == JUPYTER_SERVER and space_name:
-            raise InvalidInputError(
-                "space_name must be left out: a JupyterServer app (Studio Classic) has no space"
-            )
+        app = app_type_of(app_type)
+        if app.needs_space and not space_name:
+            raise InvalidInputError(f"space_name is missing: a {app_type} app always belongs to a space")
+        if space_name and not app.needs_space:
+            raise InvalidInputError(f"space_name must be left out: a {app_type} app has no space")
         self._client = client
         self._domain = {"DomainId": domain_id}
         self._profile = {**self._domain, "UserProfileName": user_profile_name}
         self._space = {**self._domain, "SpaceName": space_name} if space_name else None
         self.app_type = app_type
-
-    @property
-    def title(self) -> str:
+        self.title = app.title(space_name, user_profile_name)
         """The app's name in messages."""
-        if self._space:
-            return f"the JupyterLab app of space {self._space['SpaceName']!r}"
-        return f"the JupyterServer app of user profile {self._profile['UserProfileName']!r}"
 
     def presigned_url(self, session_seconds: int = 43200) -> str:
         """Return a new presigned URL, which logs in. The URL is a secret.

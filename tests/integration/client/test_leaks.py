@@ -26,7 +26,7 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution.options import RunOptions
-from airflow_provider_smstudio.studio.runs import handover
+from airflow_provider_smstudio.studio.runs import spec
 from tests.helpers.bench import Bench
 
 
@@ -50,7 +50,7 @@ def classic(local_studio_classic: LocalStudio, make_bench: Callable[[LocalStudio
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that looks at the server and saves every half second."""
     options = partial(RunOptions, check_interval=0.5, autosave_interval=0.5)
-    monkeypatch.setattr(handover, "RunOptions", options)
+    monkeypatch.setattr(spec, "RunOptions", options)
 
 
 def once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, error: BaseException) -> None:

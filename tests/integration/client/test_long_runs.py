@@ -12,7 +12,7 @@ from airflow_provider_smstudio.local import LocalStudio
 from airflow_provider_smstudio.studio import RunSpec
 from airflow_provider_smstudio.studio.errors import StudioError
 from airflow_provider_smstudio.studio.execution.options import RunOptions
-from airflow_provider_smstudio.studio.runs import handover
+from airflow_provider_smstudio.studio.runs import spec
 from airflow_provider_smstudio.studio.runs.log import RunLog
 from tests.helpers.bench import Bench, client_of
 
@@ -32,7 +32,7 @@ def beat_each(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     def options(**given: object) -> RunOptions:
         return replace(RunOptions(heartbeat_interval=seconds), **given)  # type: ignore[arg-type]  # passed on
 
-    monkeypatch.setattr(handover, "RunOptions", options)
+    monkeypatch.setattr(spec, "RunOptions", options)
 
 
 def test_a_silent_cell_keeps_its_app_by_the_heartbeat(idle_space: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from airflow_provider_smstudio.studio.protocol.instance_metrics import Memory
 from airflow_provider_smstudio.studio.runs import worker_loop
 from airflow_provider_smstudio.studio.runs.handover import Handover
 from airflow_provider_smstudio.studio.runs.log import RunLog
-from airflow_provider_smstudio.studio.runs.shared import SharedResources, in_thread
+from airflow_provider_smstudio.studio.runs.shared_resources import SharedResources, in_thread
 from airflow_provider_smstudio.studio.runs.watcher import NotebookWatcher
 from airflow_provider_smstudio.studio.runs.worker_loop import WorkerLoop
 from tests.helpers.bench import Bench, both_ways, client_of
@@ -44,7 +44,7 @@ def look_each(seconds: float, patch: pytest.MonkeyPatch) -> None:
     def options(**given: object) -> RunOptions:
         return replace(RunOptions(memory_interval=seconds, check_interval=0.5), **given)  # type: ignore[arg-type]
 
-    patch.setattr("airflow_provider_smstudio.studio.runs.handover.RunOptions", options)
+    patch.setattr("airflow_provider_smstudio.studio.runs.spec.RunOptions", options)
 
 
 @pytest.fixture

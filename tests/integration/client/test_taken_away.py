@@ -27,8 +27,8 @@ from airflow_provider_smstudio.studio.jupyter import websocket
 from airflow_provider_smstudio.studio.jupyter.idle_shutdown import ActivityReporter
 from airflow_provider_smstudio.studio.runs.handover import Handover
 from airflow_provider_smstudio.studio.runs.identity import owner_of
-from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
 from airflow_provider_smstudio.studio.runs.log import RunLog
+from airflow_provider_smstudio.studio.runs.remote_kernel import RemoteKernel
 from airflow_provider_smstudio.studio.runs.runner import NotebookRunner
 from airflow_provider_smstudio.studio.runs.saver import NotebookSaver
 from airflow_provider_smstudio.studio.runs.worker_loop import WorkerLoop
@@ -133,7 +133,7 @@ def test_a_process_that_is_stopped(either: Bench, left: bool) -> None:
 def test_a_later_try_shows_what_had_run(either: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the earlier process has logged since it lost its supervisor is nowhere else."""
     monkeypatch.setattr(
-        "airflow_provider_smstudio.studio.runs.handover.RunOptions", partial(RunOptions, autosave_interval=0)
+        "airflow_provider_smstudio.studio.runs.spec.RunOptions", partial(RunOptions, autosave_interval=0)
     )
     tolerated = new_code_cell("raise KeyError('tolerated')", metadata={"tags": ["raises-exception"]})
     path = either.write("print('first')\nNone or 'value'", tolerated, CELLS[1], CELLS[2])
@@ -165,7 +165,7 @@ def test_ended_for_good_while_it_shows_what_had_run(
 ) -> None:
     """As by ``execution_timeout``: the kernel that an earlier try has left goes as well."""
     monkeypatch.setattr(
-        "airflow_provider_smstudio.studio.runs.handover.RunOptions", partial(RunOptions, autosave_interval=0)
+        "airflow_provider_smstudio.studio.runs.spec.RunOptions", partial(RunOptions, autosave_interval=0)
     )
     path = space.write("print('first')", CELLS[1], CELLS[2])
 

@@ -13,8 +13,8 @@ from airflow_provider_smstudio.studio.errors import (
     ServerError,
 )
 from airflow_provider_smstudio.studio.jupyter.kernel_removal import remove_kernel
-from airflow_provider_smstudio.studio.runs.kernel import RemoteKernel
 from airflow_provider_smstudio.studio.runs.output_guard import OutputGuard
+from airflow_provider_smstudio.studio.runs.remote_kernel import RemoteKernel
 
 PATH = "out.ipynb"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_smstudio._compat import AirflowNotFoundException
-from airflow_provider_smstudio.studio.app_types import JUPYTER_LAB, JUPYTER_SERVER
+from airflow_provider_smstudio.studio.app_types import APP_TYPES, JUPYTER_LAB
 from airflow_provider_smstudio.studio.errors import ControlPlaneError, StudioError
 
 if TYPE_CHECKING:
@@ -112,8 +112,8 @@ def _space(hook: SageMakerStudioHook, settings: StudioSettings) -> str:
     if space is None:
         return _not_permitted(what, "DescribeSpace")
     app_type = space.get("SpaceSettings", {}).get("AppType") or JUPYTER_LAB
-    if app_type != JUPYTER_LAB:
-        raise _Unfit(f"{what} is made for {app_type}, not for {JUPYTER_LAB}")
+    if app_type != settings.app_type:
+        raise _Unfit(f"{what} is made for {app_type}, not for {settings.app_type}")
     private = space.get("SpaceSharingSettings", {}).get("SharingType") == "Private"
     owner = space.get("OwnershipSettings", {}).get("OwnerUserProfileName")
     if private and owner and owner != settings.user_profile_name:
@@ -122,7 +122,8 @@ def _space(hook: SageMakerStudioHook, settings: StudioSettings) -> str:
 
 
 def _app(hook: SageMakerStudioHook, settings: StudioSettings) -> str:
-    what = "The JupyterServer app" if settings.app_type == JUPYTER_SERVER else "The space's JupyterLab app"
+    owner = "The space's" if APP_TYPES[settings.app_type].needs_space else "The"
+    what = f"{owner} {settings.app_type} app"
     try:
         state = hook.get_studio().describe_app()
     except ControlPlaneError as err:
