@@ -7,20 +7,21 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 AIRFLOW ?= apache-airflow>=3.3,<3.4
-OLDEST_AIRFLOW ?= apache-airflow==2.11.0
-# A constraints file for test-oldest and check-wheel, such as those of the MWAA images.
+# A lane of tests/matrix.py, such as 2.11.0: its environment instead of .venv, for test and the live targets.
+LANE ?=
+# A constraints file for check-wheel and check-resolution, such as those of the MWAA images.
 CONSTRAINTS ?=
 PYTEST_ARGS ?=
-# Which tests `make test` and `make test-oldest` run; .ci/run gives each of the two Airflows its part.
+# Which tests `make test` runs.
 TESTS ?= tests
 # Most tests wait for kernels: more of them than cores may run side by side.
 TEST_PROCESSES ?= 3
 
 VENV := .venv
-OLDEST := .venv-oldest
 UV := $(VENV)/bin/uv
 READY := $(VENV)/.ready
-OLDEST_READY := $(OLDEST)/.ready
+# The Python that runs the tests.
+TEST_PYTHON := $(if $(LANE),.venv-airflow/$(LANE),$(VENV))/bin/python
 CONSTRAIN := $(if $(CONSTRAINTS),--constraint $(abspath $(CONSTRAINTS)))
 
 # Without compiled modules each Airflow process takes 4 s longer to start.
@@ -42,44 +43,34 @@ $(READY): $(UV) pyproject.toml Makefile
 	  --group demo --group test --group lint '$(AIRFLOW)'
 	touch $@
 
-# Airflow 2.11 runs on Python 3.10 to 3.12, and MWAA's constraints are made for 3.12.
-FIND_OLDEST_PYTHON = \
-  for candidate in python3.12 "$$($(UV) python find --system --no-python-downloads 3.12 2>/dev/null || true)" \
-    "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12.*/bin/python $(PYTHON); do \
-    if "$$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' >/dev/null 2>&1; then \
+# The Python of a version on this machine: $(call FIND_PYTHON,3.12).
+COMMA := ,
+FIND_PYTHON = \
+  for candidate in python$(1) "$$($(UV) python find --system --no-python-downloads $(1) 2>/dev/null || true)" \
+    "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python $(PYTHON); do \
+    if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != ($(subst .,$(COMMA) ,$(1))))' >/dev/null 2>&1; then \
       "$$candidate" -c 'import sys; print(sys.executable)'; exit; \
     fi; \
   done; \
-  echo 'No Python 3.12 (nor 3.10 or 3.11) found, which Airflow 2.11 needs: install one as python3.12' >&2; exit 1
+  echo 'There is no Python $(1) on this machine: install one as python$(1)' >&2; exit 1
 
-# Its own file remembers the constraints, so that other ones lead to another installation.
-.PHONY: force
-$(OLDEST)/.constraints: force | $(UV)
-	@mkdir -p $(OLDEST)
-	@echo '$(OLDEST_AIRFLOW) $(CONSTRAINTS)' | cmp -s - $@ || echo '$(OLDEST_AIRFLOW) $(CONSTRAINTS)' > $@
+.PHONY: lane
+lane: $(READY) # Make the environment of LANE, if one is named
+	$(if $(LANE),$(VENV)/bin/python tests/matrix.py --install $(LANE))
 
-$(OLDEST_READY): $(OLDEST)/.constraints $(UV) pyproject.toml Makefile $(CONSTRAINTS)
-	@python="$$($(FIND_OLDEST_PYTHON))" && set -x && $(UV) venv --quiet --allow-existing --python "$$python" $(OLDEST)
-	$(UV) pip install --quiet --python $(OLDEST)/bin/python --editable '.[local]' \
-	  --group demo --group test '$(OLDEST_AIRFLOW)' $(CONSTRAIN)
-	touch $@
-
-# With arguments of one's own, one plain run; else whole Airflows by twos, since they wait more than they work, and
-# what measures last, with the machine to itself.
-# Tests wait for real kernels and servers: what fails beside others, on a machine that is too busy, must pass alone.
+# With arguments of one's own, one plain run; else some side by side, since they wait more than they work, whole
+# Airflows by twos, and what measures last, with the machine to itself.
 RUN_TESTS = $(if $(PYTEST_ARGS),\
-  $(1)/bin/python -m pytest $(PYTEST_ARGS),\
-  { $(1)/bin/python -m pytest -m 'not alone and not stack' -n $(TEST_PROCESSES) --dist worksteal $(TESTS) || { [[ $$? == 1 ]] \
-    && echo '=== Some tests failed beside others: once more, alone' \
-    && $(1)/bin/python -m pytest -m 'not alone and not stack' --last-failed --last-failed-no-failures none --maxfail 1 $(TESTS); }; } \
-  && { $(1)/bin/python -m pytest -m stack -n 2 --dist worksteal $(TESTS) || $(IF_NONE); } \
-  && { $(1)/bin/python -m pytest -m alone $(TESTS) || $(IF_NONE); })
+  $(TEST_PYTHON) -m pytest $(PYTEST_ARGS),\
+  { $(TEST_PYTHON) -m pytest -m 'not alone and not stack' -n $(TEST_PROCESSES) --dist worksteal $(TESTS) || $(IF_NONE); } \
+  && { $(TEST_PYTHON) -m pytest -m stack -n 2 --dist worksteal $(TESTS) || $(IF_NONE); } \
+  && { $(TEST_PYTHON) -m pytest -m alone $(TESTS) || $(IF_NONE); })
 # Not all folders have such tests.
 IF_NONE = [[ $$? == 5 ]]
 
 .PHONY: test
-test: lint ## Lint, type-check and test with the newest Airflow
-	$(call RUN_TESTS,$(VENV))
+test: lint lane ## Lint, type-check and test with the newest Airflow; LANE=2.11.0 for another one
+	$(RUN_TESTS)
 
 .PHONY: test-unit
 test-unit: $(READY) ## Test what needs neither kernels nor Airflow, and measure its coverage: half a minute
@@ -87,7 +78,7 @@ test-unit: $(READY) ## Test what needs neither kernels nor Airflow, and measure 
 
 .PHONY: test-matrix
 test-matrix: $(READY) ## Test the provider on each Airflow and Python that is supported; LANE=3.0.6 for one
-	$(VENV)/bin/python tests/matrix.py $(LANE)
+	$(VENV)/bin/python tests/matrix.py --processes $(TEST_PROCESSES) $(LANE)
 
 .PHONY: lint
 lint: $(READY) ## Check style and types
@@ -100,35 +91,22 @@ format: $(READY) ## Put the code into the common format
 	$(VENV)/bin/ruff check --fix-only
 	$(VENV)/bin/ruff format
 
-.PHONY: test-oldest
-test-oldest: $(OLDEST_READY) ## Test with the oldest Airflow supported; CONSTRAINTS=file pins the rest
-	$(call RUN_TESTS,$(OLDEST))
-
 .PHONY: demo
 demo: $(READY) ## Run a real DAG that runs a notebook on a Studio on this machine; FLAVOUR=classic for the old one
 	$(VENV)/bin/python example_dags/demo/run_demo.py $(if $(FLAVOUR),--flavour $(FLAVOUR))
 
 .PHONY: live-deferred
-live-deferred: $(READY) ## 50 deferred notebooks on a real Airflow with two worker slots; RUNS=n for another number
-	DEFERRED_RUNS=$(or $(RUNS),50) $(VENV)/bin/python -m pytest -o timeout=3000 tests/system/airflow/test_deferred.py
-
-.PHONY: live-deferred-oldest
-live-deferred-oldest: $(OLDEST_READY) ## The same on the oldest Airflow supported
-	DEFERRED_RUNS=$(or $(RUNS),50) $(OLDEST)/bin/python -m pytest -o timeout=3000 tests/system/airflow/test_deferred.py
+live-deferred: lane ## 50 deferred notebooks on a real Airflow with two worker slots; RUNS=n, LANE=2.11.0
+	DEFERRED_RUNS=$(or $(RUNS),50) $(TEST_PYTHON) -m pytest -o timeout=3000 tests/system/airflow/test_deferred.py
 
 # Thirty days, five of which fail, eight at a time; DATABASE=sqlite for the other one. Postgres must be installed.
 LIVE_BACKFILL = BACKFILL_DAYS=$(or $(DAYS),30) BACKFILL_BAD=5 BACKFILL_ACTIVE=8 BACKFILL_KILLS=30 BACKFILL_DATABASE=$(or $(DATABASE),postgres) \
-  $(1)/bin/python -m pytest -o faulthandler_timeout=0 tests/system/airflow/test_backfill.py tests/system/airflow/test_killed_backfill.py
+  $(TEST_PYTHON) -m pytest -o faulthandler_timeout=0 tests/system/airflow/test_backfill.py tests/system/airflow/test_killed_backfill.py
 
 .PHONY: live-backfill
-live-backfill: $(READY) ## 30 days of backfill on a real Airflow; DAYS=n, DATABASE=postgres or sqlite
-	$(UV) pip install --quiet --python $(VENV)/bin/python --group postgres
-	$(call LIVE_BACKFILL,$(VENV))
-
-.PHONY: live-backfill-oldest
-live-backfill-oldest: $(OLDEST_READY) ## The same on the oldest Airflow supported
-	$(UV) pip install --quiet --python $(OLDEST)/bin/python --group postgres
-	$(call LIVE_BACKFILL,$(OLDEST))
+live-backfill: lane ## 30 days of backfill on a real Airflow; DAYS=n, DATABASE=postgres or sqlite, LANE=2.11.0
+	$(UV) pip install --quiet --python $(TEST_PYTHON) --group postgres
+	$(LIVE_BACKFILL)
 
 # Workers that are lost under Celery, as on MWAA; Redis and Postgres must be installed.
 CELERY_AIRFLOW ?= 3.2.1
@@ -139,7 +117,7 @@ HAS_SERVERS = for server in redis-server initdb pg_ctl; do command -v $$server >
   || { echo "There is no $$server: apt-get install redis-server postgresql" >&2; exit 1; }; done
 
 $(CELERY_READY): $(UV) pyproject.toml Makefile $(wildcard $(CELERY_CONSTRAINTS))
-	@python="$$($(FIND_OLDEST_PYTHON))" && set -x && $(UV) venv --quiet --allow-existing --python "$$python" $(CELERY)
+	@python="$$($(call FIND_PYTHON,3.12))" && set -x && $(UV) venv --quiet --allow-existing --python "$$python" $(CELERY)
 	$(UV) pip install --quiet --python $(CELERY)/bin/python --editable '.[local]' --group test --group celery \
 	  'apache-airflow[celery]==$(CELERY_AIRFLOW)' --constraint $(CELERY_CONSTRAINTS)
 	touch $@
@@ -162,18 +140,8 @@ IMAGE ?=
 SPACE_KIND ?= private
 FORCE ?=
 IMAGE_PYTHON = $(if $(filter 1.%,$(1)),3.10,$(if $(filter 2.%,$(1)),3.11,3.12))
-FIND_IMAGE_PYTHON = \
-  for candidate in python$(1) "$$($(UV) python find --system --no-python-downloads $(1) 2>/dev/null || true)" \
-    "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$(1).*/bin/python $(PYTHON); do \
-    if "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != ($(subst .,$(COMMA) ,$(1))))' >/dev/null 2>&1; then \
-      "$$candidate" -c 'import sys; print(sys.executable)'; exit; \
-    fi; \
-  done; \
-  echo 'No Python $(1) found, which this image has: install one as python$(1)' >&2; exit 1
-COMMA := ,
-
 $(IMAGES)/%/.ready: tests/system/images/locks/%.txt | $(UV)
-	@python="$$($(call FIND_IMAGE_PYTHON,$(call IMAGE_PYTHON,$*)))" && set -x && rm -rf $(IMAGES)/$* \
+	@python="$$($(call FIND_PYTHON,$(call IMAGE_PYTHON,$*)))" && set -x && rm -rf $(IMAGES)/$* \
 	  && $(UV) venv --quiet --python "$$python" $(IMAGES)/$*
 	$(UV) pip sync --quiet --python $(IMAGES)/$*/bin/python $<
 	echo $* > $(IMAGES)/$*/smstudio-image.txt
@@ -227,7 +195,7 @@ WHEEL_PYTHON = import airflow_provider_smstudio.get_provider_info as p, importli
 .PHONY: check-wheel
 check-wheel: build ## Install the wheel with AIRFLOW=requirement and look whether Airflow finds it
 	rm -rf build/wheel
-	@python="$$($(FIND_OLDEST_PYTHON))" && set -x && $(UV) venv --quiet --python "$$python" build/wheel
+	@python="$$($(call FIND_PYTHON,3.12))" && set -x && $(UV) venv --quiet --python "$$python" build/wheel
 	$(UV) pip install --quiet --python build/wheel/bin/python dist/*.whl '$(AIRFLOW)' $(CONSTRAIN)
 	$(UV) pip check --quiet --python build/wheel/bin/python
 	AIRFLOW_HOME=$(CURDIR)/build/wheel/home build/wheel/bin/airflow providers list --output plain \
@@ -242,5 +210,5 @@ check-resolution: build ## Resolve the wheel together with Airflow under CONSTRA
 
 .PHONY: clean
 clean: ## Remove everything that is made
-	rm -rf $(VENV) $(OLDEST) .venv-celery-* $(IMAGES) build dist .pytest_cache .mypy_cache .ruff_cache .demo
+	rm -rf $(VENV) .venv-airflow .venv-celery-* $(IMAGES) build dist .pytest_cache .mypy_cache .ruff_cache .demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 """Runs the provider's tests on each Airflow that is supported, and one real run of a DAG: ``make test-matrix``.
 
-A lane is an Airflow with a Python. Where Amazon MWAA has that version, its constraints and its essential packages make the environment,
+A lane is an Airflow with a Python. Where Amazon MWAA has that version, its constraints and its essential packages pin the environment,
 if they are in ``../shared/mwaa``; so the lane has the versions of that image. All lanes together must run each branch of ``_compat.py``.
 """
 
@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,15 +31,21 @@ class Lane:
     :ivar name: its version; for MWAA the image's.
     :ivar python: the version of Python.
     :ivar requirement: what to install where MWAA has no such image; None for MWAA's own set.
+    :ivar more: other tests that run in this lane too.
     """
 
     name: str
     python: str
     requirement: str | None = None
+    more: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
-        return ENVIRONMENTS / f"{self.name}-py{self.python}"
+        return ENVIRONMENTS / self.name
+
+    @property
+    def executable(self) -> Path:
+        return self.folder / "bin" / "python"
 
     @property
     def is_of_mwaa(self) -> bool:
@@ -47,7 +54,8 @@ class Lane:
 
 
 LANES = (
-    Lane("2.11.0", "3.12"),
+    # The oldest libraries that MWAA has: what depends on them most.
+    Lane("2.11.0", "3.12", more=("tests/integration/client",)),
     Lane("2.11.2", "3.12"),
     Lane("3.0.6", "3.12"),
     Lane("3.1", "3.10", "apache-airflow>=3.1,<3.2"),
@@ -68,26 +76,55 @@ def require(*command: str | Path) -> None:
         raise SystemExit(f"failed: {' '.join(map(str, command))}")
 
 
-def constraints_of(lane: Lane) -> Path:
-    """Write the image's constraints without those of pytest, which the tests need newer, and return the file."""
-    lines = (MWAA / f"constraints-{lane.name}.txt").read_text().splitlines(keepends=True)
-    path = lane.folder.with_suffix(".constraints.txt")
-    path.write_text("".join(line for line in lines if not line.lower().startswith("pytest")))
-    return path
+def find_python(version: str) -> str:
+    """Find a Python of a version on this machine. The command may be pyenv's, which fails for versions that are not switched on."""
+    for candidate in _candidates(version):
+        told = subprocess.run(
+            [candidate, "-c", "import sys; print(*sys.version_info[:2], sep='.')"], capture_output=True, text=True
+        )
+        if told.stdout.strip() == version:
+            return candidate
+    raise SystemExit(f"there is no Python {version} on this machine: install one as python{version}")
 
 
-def build(lane: Lane) -> Path:
-    """Make the lane's environment; return its Python."""
+def _candidates(version: str) -> Iterator[str]:
+    if (found := shutil.which(f"python{version}")) is not None:
+        yield found
+    pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    yield from map(str, sorted(pyenv.glob(f"versions/{version}.*/bin/python")))
+    told = subprocess.run(
+        [UV, "python", "find", "--system", "--no-python-downloads", version], capture_output=True, text=True
+    )
+    if told.returncode == 0:
+        yield told.stdout.strip()
+
+
+def constraints_of(lane: Lane) -> list[str | Path]:
+    """Return the image's constraints as options, without those of pytest, which the tests need newer."""
+    options: list[str | Path] = []
+    for kind in ("constraints", "essential"):
+        lines = (MWAA / f"{kind}-{lane.name}.txt").read_text().splitlines(keepends=True)
+        path = ENVIRONMENTS / f"{kind}-{lane.name}.txt"
+        path.write_text("".join(line for line in lines if not line.lower().startswith("pytest")))
+        options += ["--constraint", path]
+    return options
+
+
+def install(lane: Lane) -> None:
+    """Make the lane's environment, if what it depends on has changed."""
+    ready = lane.folder / ".ready"
+    sources = (ROOT / "pyproject.toml", Path(__file__), *MWAA.glob(f"*-{lane.name}.txt"))
+    if ready.exists() and ready.stat().st_mtime > max(path.stat().st_mtime for path in sources):
+        return
     ENVIRONMENTS.mkdir(exist_ok=True)
-    require(UV, "venv", "--quiet", "--allow-existing", "--python", lane.python, lane.folder)
-    python = lane.folder / "bin" / "python"
-    install = (
+    require(UV, "venv", "--quiet", "--clear", "--python", find_python(lane.python), lane.folder)
+    pip = (
         UV,
         "pip",
         "install",
         "--quiet",
         "--python",
-        python,
+        lane.executable,
         "--editable",
         ".[local]",
         "--group",
@@ -95,27 +132,35 @@ def build(lane: Lane) -> Path:
         "--group",
         "demo",
     )
-    if not lane.is_of_mwaa:
-        require(*install, lane.requirement or f"apache-airflow=={lane.name}")
-    else:
-        require(*install, "-r", MWAA / f"essential-{lane.name}.txt", "--constraint", constraints_of(lane))
-    return python
+    mwaa = constraints_of(lane) if lane.is_of_mwaa else []
+    require(*pip, lane.requirement or f"apache-airflow=={lane.name}", *mwaa)
+    ready.touch()
 
 
 def test(lane: Lane, processes: int) -> bool:
     began = time.monotonic()
-    python = build(lane)
+    install(lane)
     built = time.monotonic() - began
     passed = not run(
-        *(python, "-m", "pytest", "-m", "not alone and not stack", "-n", str(processes), "--dist", "worksteal"),
+        *(
+            lane.executable,
+            "-m",
+            "pytest",
+            "-m",
+            "not alone and not stack",
+            "-n",
+            str(processes),
+            "--dist",
+            "worksteal",
+        ),
         *("--cov=airflow_provider_smstudio._compat", "--cov-branch", "--cov-report="),
-        *TESTS,
-        COVERAGE_FILE=str(COVERAGE / f".coverage.{lane.name}-py{lane.python}"),
+        *(*TESTS, *lane.more),
+        COVERAGE_FILE=str(COVERAGE / f".coverage.{lane.name}"),
     )
     took = time.monotonic() - began
+    result = "passed" if passed else "FAILED"
     print(
-        f"=== {lane.name} on Python {lane.python}: {'passed' if passed else 'FAILED'} in {took:.0f} s ({built:.0f} s to install)",
-        flush=True,
+        f"=== {lane.name} on Python {lane.python}: {result} in {took:.0f} s ({built:.0f} s to install)", flush=True
     )
     return passed
 
@@ -132,6 +177,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("lanes", nargs="*", help="such as 3.0.6; default: all")
     parser.add_argument("--processes", type=int, default=3)
+    parser.add_argument("--install", action="store_true", help="make the environments only")
     arguments = parser.parse_args()
     unknown = set(arguments.lanes) - {lane.name for lane in LANES}
     if unknown:
@@ -139,6 +185,10 @@ def main() -> int:
             f"no such lane: {', '.join(sorted(unknown))}; there are {', '.join(lane.name for lane in LANES)}"
         )
     chosen = [lane for lane in LANES if lane.name in (arguments.lanes or [lane.name])]
+    if arguments.install:
+        for lane in chosen:
+            install(lane)
+        return 0
     if not arguments.lanes:
         shutil.rmtree(COVERAGE, ignore_errors=True)
     COVERAGE.mkdir(parents=True, exist_ok=True)
