@@ -51,7 +51,7 @@ def test_persist_pushes_the_key_that_airflow_3_reads():
 )
 def test_persist_refuses_an_address_that_may_hold_a_token(url):
     ti = Mock(spec_set=["xcom_push"])
-    with pytest.raises(ValueError, match="plain address") as raised:
+    with pytest.raises(ValueError, match="plain URL") as raised:
         SageMakerStudioNotebookLink.persist(context_with(ti), url)
     assert "eyJhbGci" not in str(raised.value)
     ti.xcom_push.assert_not_called()

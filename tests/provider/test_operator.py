@@ -24,6 +24,7 @@ from airflow_provider_smstudio._run_name import run_name
 from airflow_provider_smstudio.hooks.studio import SageMakerStudioHook
 from airflow_provider_smstudio.links.notebook import SageMakerStudioNotebookLink
 from airflow_provider_smstudio.local import LocalStudio
+from airflow_provider_smstudio.operators.base import SageMakerStudioBaseOperator
 from airflow_provider_smstudio.operators.notebook import SageMakerStudioNotebookOperator
 from airflow_provider_smstudio.studio.errors import (
     AppNotReadyError,
@@ -147,7 +148,8 @@ def test_retries_write_to_the_same_place_and_mapped_tasks_to_their_own(lab: Loca
 
 
 def test_every_argument_is_templated() -> None:
-    own = set(inspect.signature(SageMakerStudioNotebookOperator.__init__).parameters) - {"self", "kwargs"}
+    classes = (SageMakerStudioNotebookOperator, SageMakerStudioBaseOperator)
+    own = {name for cls in classes for name in inspect.signature(cls.__init__).parameters} - {"self", "kwargs"}
     own -= {"deferrable"}  # a choice of the DAG's, as in the amazon provider
     assert own == set(SageMakerStudioNotebookOperator.template_fields)
 

@@ -40,5 +40,5 @@ def test_a_masker_that_is_full_ends_no_run(told: list[str], caplog: pytest.LogCa
     mask("one")
     mask("two")
     assert told == ["one"]
-    assert "does not work any more: RuntimeError" in caplog.text
+    assert "no longer works: RuntimeError" in caplog.text
     assert "too large" not in caplog.text

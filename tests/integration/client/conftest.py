@@ -9,6 +9,7 @@ import pytest
 
 from airflow_provider_smstudio.local import LocalStudio
 from tests.helpers.bench import Bench, client_of
+from tests.helpers.workers import worker  # noqa: F401  # a fixture
 
 
 @pytest.fixture(params=["jupyterlab", "classic"])

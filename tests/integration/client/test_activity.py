@@ -60,7 +60,7 @@ def test_where_it_cannot_be_shown_the_log_says_so_once(
 
     monkeypatch.setattr(space.studio.server, "make_terminal", refuse)
     assert space.run(space.write(SLEEPS)).status == "success"
-    told = [record for record in caplog.records if "the idle shutdown may stop the app" in record.message]
+    told = [record for record in caplog.records if "The idle shutdown may stop the app" in record.message]
     assert [record.levelname for record in told] == ["WARNING"]
     assert "no terminals here" in told[0].message
 

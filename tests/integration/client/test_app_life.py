@@ -20,6 +20,7 @@ from airflow_provider_smstudio.studio.errors import (
 from airflow_provider_smstudio.studio.execution.cell_request import execute_request
 from airflow_provider_smstudio.studio.jupyter import websocket
 from airflow_provider_smstudio.studio.notebook.document import CodeCell
+from airflow_provider_smstudio.studio.protocol.messages import Message
 from airflow_provider_smstudio.studio.runs.abandoned import epoch_of
 from airflow_provider_smstudio.studio.sagemaker import app_start, app_stop, app_tags
 from airflow_provider_smstudio.studio.sagemaker.app_start import AppStarter, StartRequest, Step
@@ -311,6 +312,12 @@ class TestStop:
         assert second.step().wait is None
 
 
+def is_idle_after(message: Message | None, msg_id: str) -> bool:
+    if message is None or message["parent_header"].get("msg_id") != msg_id:
+        return False
+    return message["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
+
+
 class TestBusy:
     """Somebody else's session, which computes."""
 
@@ -321,7 +328,11 @@ class TestBusy:
         session = studio.server.start_session({"name": "python3"}, "analysis.ipynb", "analysis.ipynb", timeout=60)
         kernel_id = session["kernel"]["id"]
         person = websocket.connect(studio.session, kernel_id, "a-person", timeout=30)
-        person.send(execute_request(CodeCell(1, 0, "import time; time.sleep(60)", False), "their-cell", **ASKED))
+        # The server asks a kernel for its state when a websocket opens. A late answer to that, on the control channel,
+        # would show a busy kernel as idle; so a first cell ends before the long one begins.
+        person.send(execute_request(CodeCell(0, 0, "import time", False), "first-cell", **ASKED))
+        wait_for(lambda: is_idle_after(person.receive(1.0), "first-cell"))
+        person.send(execute_request(CodeCell(1, 0, "time.sleep(60)", False), "their-cell", **ASKED))
         wait_for(lambda: studio.server.kernel_state(kernel_id) == "busy")
         yield studio
         person.close()

@@ -287,7 +287,7 @@ class TestCells:
             space.run(space.write("1"), **{name: value})
 
     def test_input_is_refused(self, either: Bench) -> None:
-        with pytest.raises(CellError, match="StdinNotImplementedError.*give the value as a parameter"):
+        with pytest.raises(CellError, match="StdinNotImplementedError.*pass the value as a parameter"):
             either.run(either.write("input('name? ')"))
         either.assert_clean()
 

@@ -319,7 +319,8 @@ def test_output_of_a_forked_child(client):
         return "".join(content["text"] for content in shown)
 
     client.read(lambda: len(text(client.shown(msg_id))) == len("child\nparent\n"))
-    assert sorted(text(assert_same(client, msg_id)).split()) == ["child", "parent"]
+    shown = text(assert_same(client, msg_id))  # the two processes' lines may mix
+    assert shown.replace("\n", "") in ("childparent", "parentchild")
     assert client.state().broken is None
 
 
