@@ -174,13 +174,14 @@ class NotebookRunner:
         )
         if session is None:
             loop.saver.save(save_request(run.snapshot(time.monotonic())))
-        self._on_output(self._guard.path)
         startup = 0.0
         try:
+            if session is not None:
+                self._kernel.adopt(session)  # what ends the run from here on ends its kernel
+            self._on_output(self._guard.path)
             if session is None:
                 self._kernel.start(choice, self._session_path, self._session_name(), client_session)
             else:
-                self._kernel.adopt(session)  # what ends the run from here on ends its kernel
                 self._tell_had_run(notebook)  # before a websocket is open that must be read
                 self._kernel.attach(session, client_session)
                 self._kernel.ownership.rename(self._session_name(announced))
@@ -262,8 +263,8 @@ class NotebookRunner:
         """Clean up after an earlier try that completed the run and was lost before its own clean-up."""
         log.info("an earlier try has completed the run")
         self._kernel.adopt(session)
-        self._on_output(self._guard.path)
         try:
+            self._on_output(self._guard.path)
             self._tell_had_run(prepared.notebook)
         finally:  # what ends this process meanwhile ends the kernel as well
             release_kernel(self._kernel, self._ending)

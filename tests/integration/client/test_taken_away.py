@@ -159,9 +159,10 @@ def test_a_later_try_shows_what_had_run(either: Bench, monkeypatch: pytest.Monke
     either.assert_clean()
 
 
+@pytest.mark.parametrize("moment", ["announces the notebook", "shows a cell"])
 @pytest.mark.parametrize("complete", [False, True])
 def test_ended_for_good_while_it_shows_what_had_run(
-    space: Bench, monkeypatch: pytest.MonkeyPatch, complete: bool
+    space: Bench, monkeypatch: pytest.MonkeyPatch, complete: bool, moment: str
 ) -> None:
     """As by ``execution_timeout``: the kernel that an earlier try has left goes as well."""
     monkeypatch.setattr(
@@ -177,6 +178,10 @@ def test_ended_for_good_while_it_shows_what_had_run(
         if isinstance(event, ev.CellHadRun):
             raise KeyboardInterrupt
 
+    def announce(path: str) -> None:
+        if moment == "announces the notebook":
+            raise KeyboardInterrupt
+
     first = space.studio.runner(spec_of(space, path), listener=stop, leaves_run=lambda: True)
     if complete:
         with monkeypatch.context() as patch:  # lost between its end and its tidying up
@@ -187,7 +192,7 @@ def test_ended_for_good_while_it_shows_what_had_run(
             first.run()
     assert len(space.local.kernels()) == 1
     with pytest.raises(KeyboardInterrupt):
-        space.studio.runner(spec_of(space, path, will_retry=False), listener=out_of_time).run()
+        space.studio.runner(spec_of(space, path, will_retry=False), listener=out_of_time, on_output=announce).run()
     space.assert_clean()
 
 
