@@ -24,7 +24,7 @@ from airflow_provider_smstudio.local.server.classic_images import CLASSIC_IMAGES
 from airflow_provider_smstudio.local.server.idle import IdleShutdown
 from airflow_provider_smstudio.local.server.jupyter import JupyterProcess, Layout
 from airflow_provider_smstudio.local.server.server_python import find_server_python
-from airflow_provider_smstudio.local.server.space_kinds import check_kind, setup_of
+from airflow_provider_smstudio.local.server.space_settings import check_kind, setup_of
 from airflow_provider_smstudio.local.switches import Switches
 from airflow_provider_smstudio.local.threads import run_on
 

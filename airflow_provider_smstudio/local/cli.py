@@ -18,7 +18,7 @@ from typing import Any
 
 from airflow_provider_smstudio.local.assembly import APP_STATUSES, FLAVOURS
 from airflow_provider_smstudio.local.server.jupyter import JupyterMissingError
-from airflow_provider_smstudio.local.server.space_kinds import SPACE_KINDS
+from airflow_provider_smstudio.local.server.space_settings import SPACE_KINDS
 from airflow_provider_smstudio.local.studio import LocalStudio
 from airflow_provider_smstudio.local.switches import Switches
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from airflow_provider_smstudio.local.server import supervise
 from airflow_provider_smstudio.local.server.server_python import JupyterMissingError, ServerPython
-from airflow_provider_smstudio.local.server.space_kinds import Setup
+from airflow_provider_smstudio.local.server.space_settings import Setup
 from airflow_provider_smstudio.local.transport.http import HttpError, fetch
 
 __all__ = ["JupyterMissingError", "JupyterProcess", "Layout", "ServerStartError"]

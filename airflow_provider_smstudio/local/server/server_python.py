@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airflow_provider_smstudio.local.server.space_kinds import PACKAGES
+from airflow_provider_smstudio.local.server.space_settings import PACKAGES
 
 IMAGE_FILE = "smstudio-image.txt"
 """A file in an environment's folder, with one line: the version of the SageMaker Distribution image it is like."""

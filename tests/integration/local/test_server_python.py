@@ -16,7 +16,7 @@ from airflow_provider_smstudio.local import JupyterMissingError, LocalStudio, cl
 from airflow_provider_smstudio.local.server.idle import IdleShutdown
 from airflow_provider_smstudio.local.server.jupyter import Layout
 from airflow_provider_smstudio.local.server.server_python import ServerPython, find_server_python
-from airflow_provider_smstudio.local.server.space_kinds import setup_of
+from airflow_provider_smstudio.local.server.space_settings import setup_of
 from tests.helpers.browser import Browser, processes_of
 
 

@@ -30,17 +30,8 @@ SHARED_SINCE = (3, 9)
 """Older images' shared spaces are private ones with another name."""
 
 HELPERS = (
-    *(
-        "airflow_stack",
-        "bench",
-        "deferred",
-        "faults",
-        "image_bench",
-        "killed_worker",
-        "person",
-        "worker_process",
-        "workers",
-    ),
+    *("airflow_stack", "bench", "deferred", "faults", "image_bench", "killed_worker", "person"),
+    *("worker_process", "workers"),
 )
 """Files of other tests that the scenarios use."""
 
@@ -228,7 +219,7 @@ def tables(results: list[Result]) -> str:
 
 
 def documents_of(result: Result) -> str:
-    from airflow_provider_smstudio.local.server.space_kinds import setup_of
+    from airflow_provider_smstudio.local.server.space_settings import setup_of
 
     version = result.versions["jupyter_server_documents"]
     extensions: dict[str, Any] = setup_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_smstudio.local.server.space_kinds import PACKAGES, setup_of
+from airflow_provider_smstudio.local.server.space_settings import PACKAGES, setup_of
 
 COMMON = {"sagemaker_jupyterlab_extension_common": "0.5.1"}
 # Of those packages that matter, what the lock files of these images hold.
