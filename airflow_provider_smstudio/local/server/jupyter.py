@@ -61,6 +61,13 @@ def find_available_port(self, ip):
 LocalPortCache.find_available_port = find_available_port
 """
 
+# See kernel_fork. The variable is for this project's own tests.
+_FORK_KERNELS = """\
+from airflow_provider_smstudio.local.server import kernel_fork
+kernel_fork.install()
+"""
+FORK_KERNELS_VARIABLE = "SMSTUDIO_LOCAL_FORK_KERNELS"
+
 # An image requests this store by an argument. Here it depends on the class: from 2.0 on, the packages on PyPI have
 # a class of the wrong type, and the server would not start. An image keeps the database in /opt/db. Here it is in
 # our own folder.
@@ -205,6 +212,8 @@ class JupyterProcess:
     def _write_config(self) -> None:
         setup, root = self._setup, self._layout.root
         text = _CONFIG + _KERNEL_PORTS
+        if os.environ.get(FORK_KERNELS_VARIABLE) and not self._python.foreign:
+            text += _FORK_KERNELS
         if setup.extensions:
             text += f"c.ServerApp.jpserver_extensions = {setup.extensions!r}\n"
         if setup.shared_store:

@@ -6,6 +6,8 @@ import contextlib
 import os
 from pathlib import Path
 
+from airflow_provider_smstudio.local.server.kernel_fork import pid_file
+
 
 def kernel_pid(connection_file: Path) -> int:
     """Return the ID of the process that was started with a kernel's connection file.
@@ -14,6 +16,11 @@ def kernel_pid(connection_file: Path) -> int:
 
     :raises LookupError: if no such process is running.
     """
+    with contextlib.suppress(OSError):
+        pid = int(pid_file(connection_file).read_text())
+        # A process that has ended, but is not yet reaped, has no command line.
+        if Path(f"/proc/{pid}/cmdline").read_bytes():
+            return pid
     wanted = os.fsencode(connection_file)
     found: dict[int, int] = {}
     for name in os.listdir("/proc"):

@@ -315,7 +315,7 @@ class TestStop:
 def is_idle_after(message: Message | None, msg_id: str) -> bool:
     if message is None or message["parent_header"].get("msg_id") != msg_id:
         return False
-    return message["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
+    return message["header"]["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
 
 
 class TestBusy:
