@@ -5,8 +5,8 @@ It needs the extra ``local``: ``pip install 'airflow-provider-smstudio[local]'``
 
 from __future__ import annotations
 
+from airflow_provider_smstudio.local.faults.switches import Switches
 from airflow_provider_smstudio.local.server.jupyter import JupyterMissingError
 from airflow_provider_smstudio.local.studio import LocalStudio
-from airflow_provider_smstudio.local.switches import Switches
 
 __all__ = ["JupyterMissingError", "LocalStudio", "Switches"]

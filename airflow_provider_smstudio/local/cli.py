@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
-from airflow_provider_smstudio.local.assembly import APP_STATUSES, FLAVOURS
+from airflow_provider_smstudio.local.faults.switches import Switches
+from airflow_provider_smstudio.local.lifecycle import APP_STATUSES, FLAVOURS
 from airflow_provider_smstudio.local.server.jupyter import JupyterMissingError
 from airflow_provider_smstudio.local.server.space_settings import SPACE_KINDS
 from airflow_provider_smstudio.local.studio import LocalStudio
-from airflow_provider_smstudio.local.switches import Switches
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # They would lead boto3 away from the local Studio, or describe another Studio.

@@ -10,9 +10,9 @@ from typing import Any
 
 import boto3.session
 
-from airflow_provider_smstudio.local.assembly import Assembly
 from airflow_provider_smstudio.local.faults.requests import BlockedRequests, OnRequest, Registration
 from airflow_provider_smstudio.local.faults.websockets import Websocket
+from airflow_provider_smstudio.local.lifecycle import Assembly
 from airflow_provider_smstudio.local.server.kernel_processes import kernel_pid
 from airflow_provider_smstudio.local.transport.http import HttpError, fetch
 

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from airflow_provider_smstudio.local.control_plane.domain import ACCOUNT, Domain
 from airflow_provider_smstudio.local.control_plane.errors import (
     AccessDeniedError,
     ResourceInUseError,
@@ -21,7 +20,8 @@ from airflow_provider_smstudio.local.control_plane.errors import (
     ValidationError,
 )
 from airflow_provider_smstudio.local.control_plane.landing_uri import make_link
-from airflow_provider_smstudio.local.server.apps import ALIVE, AppRecord
+from airflow_provider_smstudio.local.control_plane.state import ACCOUNT, Domain
+from airflow_provider_smstudio.local.server.app_lifecycle import ALIVE, AppRecord
 from airflow_provider_smstudio.local.transport.http import (
     Listener,
     Request,

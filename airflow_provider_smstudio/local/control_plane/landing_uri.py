@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from airflow_provider_smstudio.local.control_plane.domain import Domain
 from airflow_provider_smstudio.local.control_plane.errors import ValidationError
+from airflow_provider_smstudio.local.control_plane.state import Domain
 from airflow_provider_smstudio.local.gateway.gateway import Gateway
 from airflow_provider_smstudio.local.gateway.login import LoginLink
 

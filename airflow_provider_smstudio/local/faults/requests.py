@@ -11,7 +11,7 @@ from http import HTTPStatus
 from types import TracebackType
 from urllib.parse import unquote
 
-from airflow_provider_smstudio.local.switches import Switches
+from airflow_provider_smstudio.local.faults.switches import Switches
 from airflow_provider_smstudio.local.transport.http import HttpError, Request, Stream, answer, read_body, response
 
 _HTML = "<html><head><title>{0}</title></head><body><h1>{0}</h1></body></html>"

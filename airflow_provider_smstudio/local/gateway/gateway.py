@@ -11,11 +11,11 @@ from functools import partial
 from urllib.parse import parse_qs, unquote
 
 from airflow_provider_smstudio.local.faults.requests import Faults
+from airflow_provider_smstudio.local.faults.switches import Switches
 from airflow_provider_smstudio.local.faults.websockets import Websockets, session_id_of, with_new_identity
 from airflow_provider_smstudio.local.gateway.login import Logins
-from airflow_provider_smstudio.local.server.apps import AppLifecycle
+from airflow_provider_smstudio.local.server.app_lifecycle import AppLifecycle
 from airflow_provider_smstudio.local.server.instance_metrics import PATH, metrics_answer
-from airflow_provider_smstudio.local.switches import Switches
 from airflow_provider_smstudio.local.transport.http import (
     Listener,
     Request,

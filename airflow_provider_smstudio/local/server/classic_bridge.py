@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from airflow_provider_smstudio.local.server.apps import AppRecord
+from airflow_provider_smstudio.local.faults.switches import Switches
+from airflow_provider_smstudio.local.server.app_lifecycle import AppRecord
 from airflow_provider_smstudio.local.server.classic_images import ClassicImage
-from airflow_provider_smstudio.local.switches import Switches
 from airflow_provider_smstudio.local.transport.http import fetch
 
 _PACKAGE_ROOT = str(Path(__file__).resolve().parents[3])

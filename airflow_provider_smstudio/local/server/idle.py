@@ -6,8 +6,8 @@ import asyncio
 import time
 from datetime import datetime
 
-from airflow_provider_smstudio.local.server.apps import AppLifecycle, AppRecord
-from airflow_provider_smstudio.local.switches import Switches
+from airflow_provider_smstudio.local.faults.switches import Switches
+from airflow_provider_smstudio.local.server.app_lifecycle import AppLifecycle, AppRecord
 from airflow_provider_smstudio.local.transport.http import HttpError, fetch
 
 _FORMAT = "%Y-%m-%dT%H:%M:%S.%f%z"

@@ -2,7 +2,7 @@
 
 This is the part of
 :class:`~airflow_provider_smstudio.studio.execution.run.NotebookRun` that handles cells and not time.
-:mod:`liveness` watches the connection to the kernel. The run itself sends the queries and watches the clock.
+:mod:`connection` watches the connection to the kernel. The run itself sends the queries and watches the clock.
 
 A run may have missed messages, because the connection broke or because another process watched it before. In both
 cases it sends a query, which the kernel queues behind the cell. When the kernel answers, all earlier requests have

@@ -42,11 +42,11 @@ from airflow_provider_smstudio.studio.errors import (
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution import outcomes
 from airflow_provider_smstudio.studio.execution import queries as iq
+from airflow_provider_smstudio.studio.execution.connection import is_heartbeat
 from airflow_provider_smstudio.studio.execution.events import Event
-from airflow_provider_smstudio.studio.execution.liveness import is_heartbeat
 from airflow_provider_smstudio.studio.execution.memory import MemoryGauge
+from airflow_provider_smstudio.studio.execution.missed_messages import Recovery
 from airflow_provider_smstudio.studio.execution.options import RunOptions
-from airflow_provider_smstudio.studio.execution.recovery import Recovery
 from airflow_provider_smstudio.studio.protocol import kernel_record
 from airflow_provider_smstudio.studio.protocol.messages import Message, parent_id
 

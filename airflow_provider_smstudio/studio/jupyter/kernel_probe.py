@@ -23,8 +23,8 @@ from typing import Any
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError, StudioError
 from airflow_provider_smstudio.studio.jupyter import websocket as websockets
 from airflow_provider_smstudio.studio.jupyter.kernel_removal import remove_kernel
-from airflow_provider_smstudio.studio.jupyter.kernel_start import wait_until_settled
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
+from airflow_provider_smstudio.studio.jupyter.server_settling import wait_until_settled
 from airflow_provider_smstudio.studio.protocol import kernel_probe_source
 from airflow_provider_smstudio.studio.protocol.kernelspecs import KernelSpecs
 from airflow_provider_smstudio.studio.protocol.messages import Message, request

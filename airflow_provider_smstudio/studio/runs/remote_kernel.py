@@ -21,8 +21,8 @@ from airflow_provider_smstudio.studio.errors import (
 )
 from airflow_provider_smstudio.studio.jupyter import websocket as websockets
 from airflow_provider_smstudio.studio.jupyter.kernel_removal import remove_kernel
-from airflow_provider_smstudio.studio.jupyter.kernel_start import wait_until_settled
 from airflow_provider_smstudio.studio.jupyter.rest import JupyterServer
+from airflow_provider_smstudio.studio.jupyter.server_settling import wait_until_settled
 from airflow_provider_smstudio.studio.protocol.kernelspecs import KernelChoice
 from airflow_provider_smstudio.studio.runs.cancellable import while_wanted
 from airflow_provider_smstudio.studio.runs.kernel_app import KernelApp

@@ -94,17 +94,12 @@ class RunSpec:
             if getattr(self, name) not in choices:
                 wanted = ", ".join(map(repr, choices))
                 raise InvalidInputError(f"{name} must be one of {wanted}, not {getattr(self, name)!r}")
-        if (
-            isinstance(self.record_mib, bool)
-            or not isinstance(self.record_mib, (int, float))
-            or self.record_mib < 0
-        ):
+        if not _is_number(self.record_mib) or self.record_mib < 0:
             raise InvalidInputError(f"record_mib must be a number of MiB, not {self.record_mib!r}")
         for name in ("cell_timeout", "kernel_start_timeout", "reconnect_timeout"):
             value = getattr(self, name)
-            if value is not None and (
-                isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0
-            ):
+            # Only cells may run for any time.
+            if (value is not None or name != "cell_timeout") and (not _is_number(value) or not value > 0):
                 raise InvalidInputError(f"{name} must be a positive number of seconds, not {value!r}")
         if not isinstance(self.parameters, Mapping):
             raise InvalidInputError(f"parameters must be a dict, not {type(self.parameters).__name__}")

@@ -286,6 +286,11 @@ class TestCells:
         with pytest.raises(InvalidInputError, match=f"{name} must be a positive number"):
             space.run(space.write("1"), **{name: value})
 
+    @pytest.mark.parametrize("name", ["kernel_start_timeout", "reconnect_timeout"])
+    def test_a_limit_that_must_be_given(self, space: Bench, name: str) -> None:
+        with pytest.raises(InvalidInputError, match=f"{name} must be a positive number of seconds, not None"):
+            space.run(space.write("1"), **{name: None})
+
     def test_input_is_refused(self, either: Bench) -> None:
         with pytest.raises(CellError, match="StdinNotImplementedError.*pass the value as a parameter"):
             either.run(either.write("input('name? ')"))

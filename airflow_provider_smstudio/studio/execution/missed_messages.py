@@ -19,8 +19,8 @@ from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution import outcomes
 from airflow_provider_smstudio.studio.execution import queries as iq
 from airflow_provider_smstudio.studio.execution.cell_request import CellRequest, attempt_of, count_request
+from airflow_provider_smstudio.studio.execution.connection import ConnectedFlow
 from airflow_provider_smstudio.studio.execution.events import Event
-from airflow_provider_smstudio.studio.execution.liveness import ConnectedFlow
 from airflow_provider_smstudio.studio.notebook.document import CodeCell
 from airflow_provider_smstudio.studio.protocol import kernel_record
 from airflow_provider_smstudio.studio.protocol.messages import MessageError, parent_id, request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_smstudio.studio.execution.connection_state import ConnectionState
+from airflow_provider_smstudio.studio.execution.reconnect_pauses import ConnectionState
 
 
 def test_a_new_link_is_up():

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_provider_smstudio.local.faults.switches import Switches
 from airflow_provider_smstudio.local.gateway.gateway import Gateway
 from airflow_provider_smstudio.local.gateway.login import Logins
-from airflow_provider_smstudio.local.server.apps import AppLifecycle, AppRecord
-from airflow_provider_smstudio.local.switches import Switches
+from airflow_provider_smstudio.local.server.app_lifecycle import AppLifecycle, AppRecord
 
 ACCOUNT = "123456789012"
 

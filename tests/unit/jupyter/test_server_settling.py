@@ -7,7 +7,7 @@ import time
 import pytest
 
 from airflow_provider_smstudio.studio.errors import ConnectionLostError, KernelStartError, ServerError
-from airflow_provider_smstudio.studio.jupyter import kernel_start
+from airflow_provider_smstudio.studio.jupyter import server_settling
 from airflow_provider_smstudio.studio.protocol.messages import Message
 
 
@@ -64,7 +64,7 @@ def clock(monkeypatch):
 
 def waited(clock, server, websocket, check=lambda: None):
     began = clock.now
-    kernel_start.wait_until_settled(server, "k", websocket, check)
+    server_settling.wait_until_settled(server, "k", websocket, check)
     assert {message["channel"] for message in websocket.sent} <= {"control"}
     return clock.now - began
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from airflow_provider_smstudio.local.faults.switches import Switches
 from airflow_provider_smstudio.local.server.jupyter import JupyterProcess, ServerStartError
-from airflow_provider_smstudio.local.switches import Switches
 
 # Seen in responses from AWS after an app's server had ended unexpectedly.
 _STOPPED_TEXT = "The {type} app {name} encountered a problem and was stopped."

@@ -17,9 +17,9 @@ from airflow_provider_smstudio.studio.errors import ConnectionLostError, StudioE
 from airflow_provider_smstudio.studio.execution import events as ev
 from airflow_provider_smstudio.studio.execution import outcomes
 from airflow_provider_smstudio.studio.execution.cells import CellFlow
-from airflow_provider_smstudio.studio.execution.connection_state import ConnectionState
 from airflow_provider_smstudio.studio.execution.events import Event
 from airflow_provider_smstudio.studio.execution.options import RunOptions
+from airflow_provider_smstudio.studio.execution.reconnect_pauses import ConnectionState
 from airflow_provider_smstudio.studio.protocol.messages import Message, request
 
 _BEAT = "-beat"

@@ -14,18 +14,18 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from airflow_provider_smstudio.local.control_plane.api import ControlPlaneApi
-from airflow_provider_smstudio.local.control_plane.domain import Domain
+from airflow_provider_smstudio.local.control_plane.state import Domain
 from airflow_provider_smstudio.local.faults.requests import Faults
+from airflow_provider_smstudio.local.faults.switches import Switches
 from airflow_provider_smstudio.local.gateway.gateway import Gateway, SignIn
 from airflow_provider_smstudio.local.gateway.login import Logins
-from airflow_provider_smstudio.local.server.apps import AppLifecycle, AppRecord
+from airflow_provider_smstudio.local.server.app_lifecycle import AppLifecycle, AppRecord
 from airflow_provider_smstudio.local.server.classic_bridge import ClassicBridge
 from airflow_provider_smstudio.local.server.classic_images import CLASSIC_IMAGES, ClassicImage, distribution_arn
 from airflow_provider_smstudio.local.server.idle import IdleShutdown
 from airflow_provider_smstudio.local.server.jupyter import JupyterProcess, Layout
 from airflow_provider_smstudio.local.server.server_python import find_server_python
 from airflow_provider_smstudio.local.server.space_settings import check_kind, setup_of
-from airflow_provider_smstudio.local.switches import Switches
 from airflow_provider_smstudio.local.threads import run_on
 
 T = TypeVar("T")
