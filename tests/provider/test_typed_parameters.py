@@ -28,12 +28,14 @@ from airflow_provider_smstudio.studio.errors import InvalidInputError, Parameter
 from tests.provider.running import context_with
 
 if TYPE_CHECKING:
-    from airflow.sdk import DAG, XComArg, literal
+    from airflow.sdk import DAG, XComArg
     from airflow.sdk.definitions.param import ParamsDict
+    from airflow.sdk.definitions.template import literal
 else:
     try:
-        from airflow.sdk import DAG, XComArg, literal
+        from airflow.sdk import DAG, XComArg
         from airflow.sdk.definitions.param import ParamsDict
+        from airflow.sdk.definitions.template import literal
     except ImportError:  # Airflow 2
         from airflow import DAG
         from airflow.models.param import ParamsDict

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.airflow_stack import AIRFLOW_2
-from tests.helpers.backfills import ONE, OTHER, SLOW, Backfills, days, number
+from tests.helpers.backfills import ONE, OTHER, Backfills, days, number
 
-DAYS = number("BACKFILL_DAYS", 4 if SLOW else 6)
+DAYS = number("BACKFILL_DAYS", 4)
 BAD = days(DAYS)[1 :: max(DAYS // number("BACKFILL_BAD", 2), 1)]
 ACTIVE = number("BACKFILL_ACTIVE", 4)
 

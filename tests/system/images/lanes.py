@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,7 @@ def main() -> int:
     parser.add_argument("--resume", action="store_true", help="leave out lanes whose result is there")
     parser.add_argument("--table", action="store_true", help="only write the table of the results that are there")
     parser.add_argument("--processes", type=int, default=3, help="how many tests run side by side")
+    parser.add_argument("--beside", type=int, default=1, help="how many images are tested side by side")
     options, arguments = parser.parse_known_args()
     if options.table:
         write_table()
@@ -258,7 +260,8 @@ def main() -> int:
         lanes, arguments = list(CI), [*arguments, "-m", "ci"]
     else:
         lanes = [(options.image, options.kind)] if options.image else all_lanes()
-    passed = [lane(image, kind, options, arguments) for image, kind in lanes]
+    with ThreadPoolExecutor(options.beside) as pool:
+        passed = list(pool.map(lambda where: lane(where[0], where[1], options, arguments), lanes))
     if not arguments:
         write_table()
     return 0 if all(passed) else 1
