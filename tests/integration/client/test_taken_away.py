@@ -136,7 +136,8 @@ def test_a_later_try_shows_what_had_run(either: Bench, monkeypatch: pytest.Monke
         "airflow_provider_smstudio.studio.runs.spec.RunOptions", partial(RunOptions, autosave_interval=0)
     )
     tolerated = new_code_cell("raise KeyError('tolerated')", metadata={"tags": ["raises-exception"]})
-    path = either.write("print('first')\nNone or 'value'", tolerated, CELLS[1], CELLS[2])
+    running = f"{CELLS[1]}\nimport os\nwhile not os.path.exists('go'): time.sleep(0.05)"
+    path = either.write("print('first')\nNone or 'value'", tolerated, running, CELLS[2])
 
     def stop(event: ev.Event) -> None:
         if isinstance(event, ev.CellOutput) and "5" in event.output.get("text", ""):
@@ -146,7 +147,13 @@ def test_a_later_try_shows_what_had_run(either: Bench, monkeypatch: pytest.Monke
     with pytest.raises(RunTakenOverError):
         first.run()
     lines: list[str] = []
-    log = RunLog(lambda level, line: lines.append(line))
+
+    def show(level: int, line: str) -> None:
+        lines.append(line)
+        if line.startswith("reattached"):
+            (either.path / "go").touch()
+
+    log = RunLog(show)
     assert either.studio.runner(spec_of(either, path), listener=log).run().resumed
     assert read(either, "ran") == ONCE
     before = lines[: lines.index("reattached: 2 of 4 cells had run")]
