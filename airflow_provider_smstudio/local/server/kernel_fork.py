@@ -12,6 +12,7 @@ Until it is ready, kernels start as usual.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import io
 import json
@@ -149,4 +150,6 @@ def _become_kernel(request: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     del sys.path[0]  # this module's folder
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    # The server has ended.
+    with contextlib.suppress(ConnectionError):
+        _serve(socket.socket(fileno=int(sys.argv[1])))

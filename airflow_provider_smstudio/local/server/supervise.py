@@ -103,10 +103,28 @@ class Supervisor:
     def run(self) -> tuple[int, bool]:
         """Wait for the end. Return the command's exit code, and whether the starter is gone."""
         orphaned = self._watch()
+        self._say_why(orphaned)
         self._kill_all()
         self._child.returncode = self._code if self._code is not None else -signal.SIGKILL
         code = self._child.returncode
         return (code if code >= 0 else 128 - code), orphaned
+
+    def _say_why(self, orphaned: bool) -> None:
+        """Write into the command's log what has ended it, unless it ended by itself."""
+        if self._code is None:
+            why = (
+                "a signal to the supervisor"
+                if self._killed
+                else "the end of its starter"
+                if orphaned
+                else "request"
+            )
+        elif self._code < 0:
+            why = f"signal {-self._code}"
+        else:
+            return
+        with contextlib.suppress(OSError):
+            os.write(2, f"[supervise] the command was ended by {why}\n".encode())
 
     def _watch(self) -> bool:
         """Wait until all processes must end. Return True if the starter is gone."""
