@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -94,7 +95,7 @@ class RunSpec:
             if getattr(self, name) not in choices:
                 wanted = ", ".join(map(repr, choices))
                 raise InvalidInputError(f"{name} must be one of {wanted}, not {getattr(self, name)!r}")
-        if not _is_number(self.record_mib) or self.record_mib < 0:
+        if not _is_number(self.record_mib) or not 0 <= self.record_mib < math.inf:
             raise InvalidInputError(f"record_mib must be a number of MiB, not {self.record_mib!r}")
         for name in ("cell_timeout", "kernel_start_timeout", "reconnect_timeout"):
             value = getattr(self, name)

@@ -286,6 +286,11 @@ class TestCells:
         with pytest.raises(InvalidInputError, match=f"{name} must be a positive number"):
             space.run(space.write("1"), **{name: value})
 
+    @pytest.mark.parametrize("value", [-1, "5", True, None, float("nan"), float("inf")])
+    def test_a_bad_size_of_the_record(self, space: Bench, value: object) -> None:
+        with pytest.raises(InvalidInputError, match="record_mib must be a number of MiB"):
+            space.run(space.write("1"), record_mib=value)
+
     @pytest.mark.parametrize("name", ["kernel_start_timeout", "reconnect_timeout"])
     def test_a_limit_that_must_be_given(self, space: Bench, name: str) -> None:
         with pytest.raises(InvalidInputError, match=f"{name} must be a positive number of seconds, not None"):
