@@ -144,8 +144,8 @@ class SageMakerStudioHook(BaseHook):
         app = APP_TYPES.get(settings.app_type)
         if app is None:
             raise InvalidInputError(
-                f"app_type {settings.app_type!r} is not known: use {' or '.join(map(repr, APP_TYPES))} (Studio "
-                f"Classic), as argument or in the extra of {where}"
+                f"app_type {settings.app_type!r} is not known: use {' or '.join(map(repr, APP_TYPES))}, as "
+                f"argument or in the extra of {where}"
             )
         if app.needs_space:
             _check_name("space_name", settings.space_name or "", NAME, "my-space", f"extra of {where}")
