@@ -212,7 +212,7 @@ class JupyterProcess:
     def _write_config(self) -> None:
         setup, root = self._setup, self._layout.root
         text = _CONFIG + _KERNEL_PORTS
-        if os.environ.get(FORK_KERNELS_VARIABLE) and not self._python.foreign:
+        if os.environ.get(FORK_KERNELS_VARIABLE) and sys.platform == "linux" and not self._python.foreign:
             text += _FORK_KERNELS
         if setup.extensions:
             text += f"c.ServerApp.jpserver_extensions = {setup.extensions!r}\n"

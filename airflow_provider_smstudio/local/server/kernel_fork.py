@@ -31,6 +31,8 @@ from typing import Any
 _PR_SET_CHILD_SUBREAPER = 36
 _LAUNCHER = "ipykernel_launcher"
 _ADOPTION_TIMEOUT = 5.0
+# A fork takes milliseconds. The server stands still meanwhile.
+_FORK_TIMEOUT = 5.0
 
 
 def install() -> None:
@@ -68,7 +70,8 @@ class _Forks:
         try:
             self._channel.sendall(json.dumps(request).encode() + b"\n")
             pid = int(self._channel.recv(100))
-        except (OSError, ValueError):  # something has ended that process
+        except (OSError, ValueError):  # something has ended or stopped that process
+            self._channel.close()
             self._ready, self._channel = False, None
             return self._popen(command, **options)
         pid_file(Path(command[command.index("-f") + 1])).write_text(str(pid))
@@ -76,6 +79,7 @@ class _Forks:
 
     def _start(self) -> None:
         self._channel, theirs = socket.socketpair()
+        self._channel.settimeout(_FORK_TIMEOUT)
         with theirs:
             subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())],
