@@ -165,7 +165,7 @@ test-image: $(READY) image ## Test against IMAGE=4.3.2 SPACE_KIND=private or sha
 	$(LANES) $(IMAGE) --kind $(SPACE_KIND) $(PYTEST_ARGS)
 
 .PHONY: test-images
-test-images: $(READY) ## Test against all images, and write docs/images.md; goes on where it was, FORCE=1 begins anew
+test-images: $(READY) ## Test against all images, and write docs/images.md; continues where it stopped, FORCE=1 starts again
 	$(LANES) $(if $(FORCE),,--resume)
 
 .PHONY: test-images-ci

@@ -182,7 +182,7 @@ class Kernel:
         self._kept_for: str | None = None
 
     def rename(self, name: str) -> None:
-        """Name the session anew."""
+        """Rename the session."""
         place = {"path": self.path, "name": name}
         fields = {"id": self.session_id, **place, "type": "notebook", "notebook": place}
         self._session_head = json.dumps(fields)[:-1] + ', "kernel": '  # written once, since lists are long
@@ -214,7 +214,7 @@ class Kernel:
         self._kept_for = None
 
     def disconnect(self, client: str, socket: Socket) -> None:
-        """Take it that a websocket is closed."""
+        """Record that a websocket is closed."""
         if self.sockets.get(client) is socket:
             del self.sockets[client]
             self._idle_at = None

@@ -84,7 +84,7 @@ class Faults:
         return seconds, undo
 
     def _may_disturb_requests(self, seconds: float) -> bool:
-        """Take it that REST requests fail for so long, if none failed a moment ago."""
+        """Let REST requests fail for so long, if none failed a moment ago."""
         now, switches = time.monotonic(), self._switches
         pending = switches.http_drops or switches.http_errors or switches.refuse_connections
         if not self._storm and (now < self._calm_at or pending):

@@ -3,7 +3,7 @@
 ``python benchmarks/triggerer.py [--runs N ...] [--plain] [--tls] [--no-shrink] [--profile cpu|memory]``
 
 For each number of runs a fake Studio is started, the runs are begun and handed over as workers do, and then a
-fresh process, the triggerer, goes on with all of them by the trigger itself. Another one opens as many websockets
+fresh process, the triggerer, continues all of them by the trigger itself. Another one opens as many websockets
 and nothing else: what a run costs beyond its bare socket is the difference. Afterwards each line that a cell
 printed must stand in its run's executed notebook, once. It exits with 1 if a run was lost or failed, or a cell ran
 twice.
@@ -88,7 +88,7 @@ class Lags:
 
 
 class Triggerer:
-    """Goes on with the runs of one Studio, or only holds their websockets, and measures itself.
+    """Continues the runs of one Studio, or only holds their websockets, and measures itself.
 
     :param options: the script's.
     :param told: what the parent process has prepared.

@@ -1,7 +1,7 @@
 """What ``make demo`` runs: the example DAG, through real Airflow, against a Studio on this machine.
 
 It starts ``smstudio-local``, and under it itself once more; that second process runs Airflow. Everything is
-kept in one folder (default ``.demo``), which is made anew each time.
+kept in one folder (default ``.demo``), which each run empties first.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def outer(flavour: str, folder: Path) -> int:
 
 
 def prepare(folder: Path) -> Path:
-    """Make the folder anew, with a Studio home that holds the notebook; return the home."""
+    """Empty the folder, and make it again with a Studio home that holds the notebook; return the home."""
     if folder.exists():
         if folder.is_symlink() or not (folder / ".smstudio-demo").exists():
             raise DemoError(f"{folder} exists and was not made by this demo; name another --folder")
@@ -270,7 +270,7 @@ def sagemaker() -> Any:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--flavour", choices=["jupyterlab", "classic"], default="jupyterlab")
-    parser.add_argument("--folder", type=Path, default=Path(".demo"), help="made anew; default: .demo")
+    parser.add_argument("--folder", type=Path, default=Path(".demo"), help="emptied first; default: .demo")
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     folder = args.folder.absolute()

@@ -72,7 +72,7 @@ class ConnectedFlow(CellFlow):
         """Whether the answers come from another kernel process than the one that received the running cell."""
 
     @abstractmethod
-    def _ask_anew(self, now: float) -> list[Event]:
+    def _ask_again(self, now: float) -> list[Event]:
         """Send the queries that are needed now."""
 
     # --- What the driver reports
@@ -134,7 +134,7 @@ class ConnectedFlow(CellFlow):
         events: list[Event] = [] if self._link.up else [ev.Reconnected(self._link.restored(now))]
         self._reopened_at = now
         self._check_at = now + self._options.check_interval
-        return [*events, *self._ask_anew(now)]
+        return [*events, *self._ask_again(now)]
 
     def process_found(self, there: bool | None, began: float, now: float) -> list[Event]:
         """Process the result of a check of the kernel's process, which :class:`~events.CheckProcess` asked for.

@@ -41,7 +41,7 @@ class Recovery(ConnectedFlow):
 
     # --- Queries
 
-    def _ask_anew(self, now: float) -> list[Event]:
+    def _ask_again(self, now: float) -> list[Event]:
         """Send the queries that are needed now. They go behind a running cell, so their answers cover it."""
         self._inquiries.drop()
         if not self._ready:
@@ -116,7 +116,7 @@ class Recovery(ConnectedFlow):
         self._half_since = None
         self._heard()
         if reply.get("status") == "aborted":
-            return self._ask_anew(now)  # the cell before it raised, so the kernel aborted the queue
+            return self._ask_again(now)  # the cell before it raised, so the kernel aborted the queue
         if inquiry.kind == iq.READY:
             return [] if self._ready else self._kernel_ready(reply, now)
         if inquiry.kind == iq.BEHIND:
@@ -128,7 +128,7 @@ class Recovery(ConnectedFlow):
             self._ledger.recording(False)
             self._recording = False
             self._saves.soon()
-            return [ev.RecordEnded(str(error)), *self._ask_anew(now)]
+            return [ev.RecordEnded(str(error)), *self._ask_again(now)]
 
     def _record_answered(self, inquiry: iq.Query, reply: Mapping[str, Any], now: float) -> list[Event]:
         if inquiry.kind == iq.STATE:

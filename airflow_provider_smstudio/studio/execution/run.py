@@ -109,7 +109,7 @@ class NotebookRun(Recovery):
         self._check_at = now + self._options.check_interval
         if not self._resumed:
             self._ready_by = now + self._options.kernel_start_timeout
-            return self._ask_anew(now)
+            return self._ask_again(now)
         events: list[Event] = [ev.Reattached(self.executed, len(self.cells))]
         if self._pending:
             cell = self._pending.pop(0)
@@ -121,7 +121,7 @@ class NotebookRun(Recovery):
                 events.append(ev.CellStarted(cell, len(self.cells)))
                 if self._unbroken and self._ready:
                     return [*events, self._heartbeat(now)]  # the messages of its end will arrive without a query
-        return [*events, *self._ask_anew(now)]
+        return [*events, *self._ask_again(now)]
 
     def receive(self, message: Message, now: float) -> list[Event]:
         """Process a message from the kernel."""
